@@ -1,0 +1,65 @@
+# The doors of the repository. The first one used makes the environment in .venv.
+#
+#   make demo    simulate a landscape, map it with two ranks, write the report
+#   make test    all tests: serial, on 1 to 4 ranks, kernels with bounds checks
+#   make lint    ruff
+#   make env     only the environment and the kernels
+#   make clean   remove what was built (not .venv)
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help env demo test test-serial test-mpi test-kernels lint clean
+
+RANKS ?= 2
+python := $(CURDIR)/.venv/bin/python
+enter := source jobscripts/env/debian.sh
+
+help:
+	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
+
+env:
+	@jobscripts/env/install.sh
+
+demo: env
+	@$(enter); mpirun -n $(RANKS) $(python) -m lcu.main run examples/demo.toml
+
+# Every phase runs, whichever fails.
+test: env
+	@$(MAKE) --no-print-directory --keep-going -j1 test-serial test-mpi test-kernels
+
+test-serial: env
+	@echo "== tests without mpirun"
+	@$(enter); timeout -k 5 1500 $(python) -m pytest -q
+
+test-mpi: test-mpi-1 test-mpi-2 test-mpi-3 test-mpi-4
+
+# Only rank 0 prints; the others write to files, which are shown when something failed. A test
+# that waits too long ends its process, and with it the job: a rank that went on to the next
+# test alone would hang there. Exit code 5 is "no such tests".
+mpi_pytest := -m pytest -q --with-mpi -m mpi -p no:cacheprovider --timeout 120 --timeout-method thread
+test-mpi-%: env
+	@echo "== MPI tests on $* ranks"
+	@$(enter); mkdir -p build/mpi-$*; rm -f build/mpi-$*/*; \
+	timeout -k 5 400 mpirun -q -n $* bash -c 'out=/dev/stdout; \
+	    if [ "$$OMPI_COMM_WORLD_RANK" -gt 0 ]; then out=build/mpi-$*/rank-$$OMPI_COMM_WORLD_RANK.log; fi; \
+	    exec $(python) $(mpi_pytest) tests &>$$out' \
+	|| { status=$$?; [ $$status -eq 5 ] && exit 0; \
+	    tail -n 40 build/mpi-$*/rank-*.log; \
+	    echo "== MPI tests on $* ranks failed with exit code $$status (124: too long)"; exit 1; }
+
+# A second tree, whose kernels check every index.
+test-kernels: env
+	@echo "== kernel tests with bounds checks"
+	@mkdir -p build/debug; rm -rf build/debug/{tests,kernels}; \
+	cp -pR lcu kernels tests setup.py pyproject.toml build/debug/; rm -f build/debug/lcu/_*.so; \
+	$(enter); cd build/debug; \
+	LCU_DEBUG_KERNELS=1 $(python) setup.py -q build_ext --inplace >build.log 2>&1 || { tail -n 30 build.log; exit 1; }; \
+	timeout -k 5 900 $(python) -m pytest -q -k kernel tests || [ $$? -eq 5 ]
+
+lint: env
+	@.venv/bin/ruff check .
+
+clean:
+	rm -rf build *.egg-info lcu/_*.so .pytest_cache .ruff_cache .hypothesis
+	find lcu tests -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,135 @@
+"""Accuracies as files and as text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lcu.config import Config
+from lcu.legend import Legend
+
+UNMAPPED = "unmapped"
+FIGURES = (("accuracy", "overall_accuracy"), ("macro F1", "macro_f1"), ("kappa", "kappa"))
+CLASS_FIGURES = (("users", "users"), ("producers", "producers"), ("F1", "f1"))
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file under a temporary name and rename it: it is there as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write(folder: Path, year: int, result: dict[str, Any], legend: Legend) -> None:
+    """Write the JSON file and the matrices of one year; the JSON last, for readers look there."""
+    for name, part in _matrices(result):
+        text = matrix_csv(part["error_matrix"], legend)
+        write_whole(folder / f"error_matrix_{name}S{year}.csv", text)
+    text = json.dumps(finite(result), indent=1, ensure_ascii=False, allow_nan=False)
+    write_whole(folder / f"accuracy_S{year}.json", text + "\n")
+
+
+def _matrices(result: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield "", result
+    yield "old_map_", result["old_map"]
+    if "points" in result:
+        for name, part in _matrices(result["points"]):
+            yield f"{name}points_", part
+
+
+def read_results(config: Config) -> dict[int, dict[str, Any]]:
+    """Return what a finished assessment says, by year; NaN is None. Empty where there is none."""
+    if not (config.assess.reference or config.assess.points):
+        return {}
+    results = {}
+    for year in sorted(config.archive.years):
+        path = config.directory / "assessment" / f"accuracy_S{year}.json"
+        if path.exists():
+            results[year] = json.loads(path.read_text(encoding="utf-8"))
+    return results
+
+
+def finite(value: Any) -> Any:
+    """Replace NaN, which JSON cannot hold, by None."""
+    if isinstance(value, dict):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def matrix_csv(matrix: list[list[int]], legend: Legend) -> str:
+    """Return an error matrix [map class + 1, reference class] as CSV: a row for each map class."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["map \\ reference", *legend.names])
+    for name, row in zip([*legend.names, UNMAPPED], matrix, strict=True):
+        writer.writerow([name, *row])
+    return buffer.getvalue()
+
+
+def summary(results: dict[int, dict[str, Any]]) -> str:
+    """Return the accuracies of all years as text, the old map's beside each."""
+    parts = [_overall(results)]
+    parts += [_by_class(year, result) for year, result in sorted(results.items())]
+    below = {year: result["points"] for year, result in results.items() if "points" in result}
+    if below:
+        parts.append(summary(below))
+    return "\n\n".join(parts)
+
+
+def _overall(results: dict[int, dict[str, Any]]) -> str:
+    first = results[min(results)]["reference"]
+    lines = [f"Accuracy against {first['kind']} {first['file']}"]
+    header = "".join(f"{label:>10} old map" for label, _ in FIGURES)
+    lines.append(f"{'year':<6}{'tile':<10}{'n':>12}{header}")
+    for year, result in sorted(results.items()):
+        rows = [("all", result)]
+        if len(result["tiles"]) > 1:
+            rows += result["tiles"].items()
+        lines += [
+            _row(f"{year:<6}{name:<10}", part, FIGURES, part["old_map"]) for name, part in rows
+        ]
+        lines += _notes(result)
+    return "\n".join(lines)
+
+
+def _notes(result: dict[str, Any]) -> list[str]:
+    """Say where the two maps leave pixels open, for the figures count those as mistakes."""
+    both = result["where_old_map_has_a_class"]
+    if not both["n"] or both["n"] == result["n"]:
+        return []
+    label = f"      where the old map has a class ({both['n'] / result['n']:.1%})"
+    accuracy, old = both["overall_accuracy"], both["old_map"]["overall_accuracy"]
+    return [f"{label}: accuracy {_number(accuracy)}, old map {_number(old)}"]
+
+
+def _by_class(year: int, result: dict[str, Any]) -> str:
+    header = "".join(f"{label:>10} old map" for label, _ in CLASS_FIGURES)
+    lines = [f"{f'{year} class':<24}{'n':>12}{header}"]
+    lines += [
+        _row(f"{name[:23]:<24}", part, CLASS_FIGURES, result["old_map"]["classes"][name])
+        for name, part in result["classes"].items()
+        if part["n"] or part["n_mapped"]
+    ]
+    return "\n".join(lines)
+
+
+def _row(label: str, part: dict[str, Any], figures: tuple, old: dict[str, Any]) -> str:
+    pairs = "".join(f"{_number(part[key]):>10}{_number(old[key]):>8}" for _, key in figures)
+    return f"{label}{part['n']:>12,}{pairs}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:.4f}"

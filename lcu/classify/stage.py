@@ -1,0 +1,261 @@
+"""The shell of the classification stage: reads blocks of composites, predicts, writes probabilities."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mpi4py import MPI
+
+from lcu import store
+from lcu.classify.maps import confidence, land_cover, quantise
+from lcu.composite import Composites, fill_gaps
+from lcu.config import Config, provenance
+from lcu.grid import Block, Tile, positions_of_year, split
+from lcu.legend import NODATA, OUTSIDE, Legend
+from lcu.ranks import on_root, share, together
+from lcu.store import CELL, OBSERVATIONS, PROBABILITY, Piece, Shard
+from lcu.train import Model
+from lcu.train import load as load_model
+
+log = logging.getLogger(__name__)
+
+# Side of the block that a rank holds at once; all periods of the run are in memory with it.
+BLOCK = 256
+
+Layers = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The probabilities that the stage left in the run directory, and what follows from them."""
+
+    directory: Path
+    tiles: dict[str, Tile]
+    legend: Legend
+    shard: int
+    marks: dict[tuple[str, int], str]
+
+    @classmethod
+    def open(cls, config: Config) -> Maps:
+        """Open the probabilities of a run; StoreError where an earlier stage has not run."""
+        composites, model = Composites.open(config), load_model(config.directory)
+        marks = {
+            (tile, year): year_mark(config, composites, model, tile, year)
+            for tile in composites.tiles
+            for year in config.archive.years
+        }
+        return cls(config.directory, composites.tiles, config.legend, composites.shard, marks)
+
+    def probability(self, tile: str, year: int, block: Block) -> np.ndarray:
+        """Read probabilities, uint8 [class, y, x], x 250; 255 nodata, 254 outside."""
+        return self._read(tile, year, block, PROBABILITY)
+
+    def observations(self, tile: str, year: int, block: Block) -> np.ndarray:
+        """Read the number of clear observations in a year, uint16 [y, x]."""
+        return self._read(tile, year, block, OBSERVATIONS)
+
+    def land_cover(self, tile: str, year: int, block: Block) -> np.ndarray:
+        """Read land cover, uint8 [y, x]: class value; 255 nodata, 254 outside."""
+        return land_cover(self.probability(tile, year, block), self.legend.values)
+
+    def fingerprint(self, tile: str, year: int) -> str:
+        """Return what a tile's maps of a year follow from."""
+        return self.marks[tile, year]
+
+    def layer(self, tile: str, year: int, name: str, block: Block) -> np.ndarray:
+        """Read a published layer: MAP, CONF, NOBS or PROB."""
+        if name == "NOBS":
+            return self.observations(tile, year, block)
+        probability = self.probability(tile, year, block)
+        if name == "PROB":
+            return probability
+        return land_cover(probability, self.legend.values) if name == "MAP" else confidence(probability)
+
+    def _read(self, tile: str, year: int, block: Block, dataset: store.Dataset) -> np.ndarray:
+        return store.read_block(
+            self.directory, "probabilities", self.tiles[tile], year, self.shard,
+            self.marks[tile, year], dataset, block,
+        )  # fmt: skip
+
+
+def year_mark(config: Config, composites: Composites, model: Model, tile: str, year: int) -> str:
+    """Return the fingerprint of the probabilities of a tile and year."""
+    strategy = config.table()["classify"]
+    return store.fingerprint(
+        "probabilities 1", strategy, year, model.fingerprint, model.about["tensors"], composites.fingerprint(tile)
+    )
+
+
+def run(config: Config, comm: MPI.Comm, report: Any) -> str:
+    """Write the probabilities of all tiles and years; leave alone what is whole already.
+
+    Returns
+    -------
+    str
+        What was done, in a line.
+    """
+    # One thread: ranks fill the cores, and a product's sums do not depend on the number of threads.
+    torch.set_num_threads(1)
+    composites = on_root(comm, "opening the composites", Composites.open, config)
+    with together(comm, "reading the model"):
+        model = load_model(config.directory)
+        _check(model, config)
+    marks = {
+        (tile, year): year_mark(config, composites, model, tile, year)
+        for tile in composites.tiles
+        for year in config.archive.years
+    }
+    todo = on_root(comm, "looking for finished probabilities", _left, config, composites, marks)
+    group, index, count = store.groups(comm, len(todo))
+    owner = share([block.height * block.width for _, block, _ in todo], count)
+    own = [item for item, who in zip(todo, owner, strict=True) if who == index]
+    for done, (tile, block, years) in enumerate(own):
+        _make_shards(config, group, composites, model, tile, block, years, marks)
+        report(min((done + 1) * count, len(todo)), len(todo), "shards")
+    group.Free()
+    comm.Barrier()
+    pixels = sum(block.height * block.width * len(years) for _, block, years in todo)
+    return f"{pixels / 1e6:.1f} million pixels classified"
+
+
+def _check(model: Model, config: Config) -> None:
+    """Refuse a model that was trained on other bands or another legend."""
+    for name, wanted in (
+        ("bands", list(config.composite.bands)),
+        ("legend", [entry.value for entry in config.legend.classes]),
+    ):
+        found = model.about[name]
+        found = [entry["value"] for entry in found] if name == "legend" else found
+        if found != wanted:
+            raise store.StoreError(f"the model was trained with {name} {found}, expected {wanted}; run `train` again")
+
+
+def _left(
+    config: Config, composites: Composites, marks: dict[tuple[str, int], str]
+) -> list[tuple[str, Block, tuple[int, ...]]]:
+    """Return (tile, block of a shard, years that are missing there)."""
+    left = []
+    for name, tile in composites.tiles.items():
+        for block in tile.grid.blocks(composites.shard):
+            missing = []
+            for year in config.archive.years:
+                shard = Shard("probabilities", name, year, block)
+                if not store.is_whole(shard.path(config.directory), store.shard_mark(marks[name, year], shard)):
+                    missing.append(year)
+            if missing:
+                left.append((name, block, tuple(missing)))
+    return left
+
+
+def _make_shards(
+    config: Config,
+    group: MPI.Comm,
+    composites: Composites,
+    model: Model,
+    tile: str,
+    block: Block,
+    years: Sequence[int],
+    marks: dict[tuple[str, int], str],
+) -> None:
+    parts = list(split(block, BLOCK))
+    owner = share([part.height * part.width for part in parts], group.size)
+    results: dict[Block, dict[int, Layers]] = {}
+    with together(group, f"classifying {tile} at row {block.row}, column {block.col}"):
+        for part, rank in zip(parts, owner, strict=True):
+            if rank == group.rank:
+                results[part] = classify_block(config, composites, model, tile, part, years)
+    for year in years:
+        shard = Shard("probabilities", tile, year, block)
+        layers = {part: by_year[year] for part, by_year in results.items()}
+        _write_shard(config, group, shard, marks[tile, year], composites.tiles[tile], parts, layers)
+
+
+def classify_block(
+    config: Config, composites: Composites, model: Model, tile: str, block: Block, years: Sequence[int]
+) -> dict[int, Layers]:
+    """Return (probability uint8 [class, y, x], observations uint16 [y, x]) of a block for each year."""
+    reflectance, count = composites.read(tile, block), composites.read_count(tile, block)
+    filled, _ = fill_gaps(reflectance, composites.days)
+    never = ~count.any(axis=0)
+    results = {}
+    for year in years:
+        inside = positions_of_year(config.periods, year, config.period, config.margin)
+        own = [index for index, period in enumerate(config.periods) if period.start.year == year]
+        observations = count[own].sum(axis=0, dtype=np.uint16)
+        probability = predict_cells(model, nearest(model.years, year), filled[inside])
+        probability[:, observations == 0] = NODATA
+        probability[:, never] = OUTSIDE
+        results[year] = probability, observations
+    return results
+
+
+def nearest(years: Sequence[int], year: int) -> int:
+    """Return the trained year that is nearest to `year`; the earlier of two."""
+    return min(years, key=lambda trained: (abs(trained - year), trained))
+
+
+def predict_cells(model: Model, year: int, filled: np.ndarray) -> np.ndarray:
+    """Predict a block cell by cell.
+
+    A cell is always the same pixels in the same order, whatever block it is read with, and the last
+    cells of a row are padded: the shape of the matrix products, and so every bit of the result, does
+    not depend on blocks, shards or ranks.
+
+    Parameters
+    ----------
+    filled : ndarray[time, band, y, x], uint16
+
+    Returns
+    -------
+    ndarray[class, y, x], uint8
+    """
+    times, bands, height, width = filled.shape
+    classes = len(model.about["legend"])
+    out = np.zeros((classes, height, width), np.uint8)
+    for cell in _cells(height, width):
+        padded = np.zeros((times, bands, CELL, CELL), np.uint16)
+        padded[:, :, : cell.height, : cell.width] = filled[(..., *cell.slices)]
+        series = np.ascontiguousarray(padded.reshape(times, bands, -1).transpose(2, 0, 1))
+        probability = quantise(model.predict(year, series)).T.reshape(classes, CELL, CELL)
+        out[(..., *cell.slices)] = probability[:, : cell.height, : cell.width]
+    return out
+
+
+def _cells(height: int, width: int) -> Iterator[Block]:
+    return split(Block(0, 0, height, width), CELL)
+
+
+def _write_shard(
+    config: Config,
+    group: MPI.Comm,
+    shard: Shard,
+    mark: str,
+    tile: Tile,
+    parts: Sequence[Block],
+    layers: dict[Block, Layers],
+) -> None:
+    block, legend = shard.block, config.legend
+    layout = {
+        PROBABILITY: ((len(legend.classes), block.height, block.width), (len(legend.classes), CELL, CELL)),
+        OBSERVATIONS: ((block.height, block.width), (CELL, CELL)),
+    }
+    path = shard.path(config.directory)
+    attributes = {
+        "tile": shard.tile, "year": shard.year, "crs": tile.grid.crs,
+        "transform": tile.grid.part(block).transform, "row": block.row, "col": block.col,
+        "class_values": legend.values, "class_names": ", ".join(legend.names),
+        "configuration": provenance(config),
+    }  # fmt: skip
+    file = store.create(path, group, layout, attributes)
+    for part in parts:
+        row, col = part.row - block.row, part.col - block.col
+        own = layers.get(part)
+        store.write_round(file, PROBABILITY, None if own is None else Piece(own[0], (0, row, col)))
+        store.write_round(file, OBSERVATIONS, None if own is None else Piece(own[1], (row, col)))
+    store.finish(file, path, group, store.shard_mark(mark, shard))

@@ -1,0 +1,18 @@
+"""Composite: acquisitions -> one reflectance a period, in sharded parallel HDF5.
+
+`arrays` is the arithmetic, `stage` the shell that reads, shares the work over the ranks and writes.
+"""
+
+from lcu.composite.arrays import buffer_mask, fill_gaps, median, scl_clear
+from lcu.composite.stage import Composites, peak_memory, plan, run
+
+__all__ = [
+    "Composites",
+    "buffer_mask",
+    "fill_gaps",
+    "median",
+    "peak_memory",
+    "plan",
+    "run",
+    "scl_clear",
+]

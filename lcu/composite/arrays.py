@@ -1,0 +1,147 @@
+"""Masks, composites and gap filling of arrays in memory: no files, no MPI.
+
+Arrays are ``[time, band, y, x]``; reflectance is uint16 x 10000 with 0 = nodata. An observation
+counts when it is clear and all its bands are above 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lcu import _composite
+
+
+def median(
+    reflectance: np.ndarray, clear: np.ndarray, *, threads: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Median over time of the clear observations of each pixel, band by band.
+
+    Parameters
+    ----------
+    reflectance : ndarray[time, band, y, x], uint16
+        Surface reflectance x 10000; 0 = nodata.
+    clear : ndarray[time, y, x], bool or uint8
+        Not 0 where the observation is clear.
+    threads : int
+        Threads over rows; the result does not depend on it.
+
+    Returns
+    -------
+    values : ndarray[band, y, x], uint16
+        floor(median + 0.5); of an even number the mean of the middle two. One observation is
+        returned as it is; without any the value is 0.
+    count : ndarray[y, x], uint8
+        Observations behind the value; 255 stands for 255 and more.
+    """
+    reflectance, clear = _series(reflectance), _mask(clear)
+    times, bands, height, width = reflectance.shape
+    if clear.shape != (times, height, width):
+        raise ValueError(
+            f"clear must be [time, y, x] = {(times, height, width)}, found {clear.shape}"
+        )
+    values = np.zeros((bands, height, width), np.uint16)
+    count = np.zeros((height, width), np.uint8)
+    _composite.median(reflectance, clear, values, count, _threads(threads))
+    return values, count
+
+
+def fill_gaps(
+    reflectance: np.ndarray, days: Sequence[int] | np.ndarray, *, threads: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fill the gaps of every series: linear in time between neighbours, the nearest at the ends.
+
+    Parameters
+    ----------
+    reflectance : ndarray[time, band, y, x], uint16
+        0 = gap.
+    days : [time], int
+        Day of each time, ascending.
+    threads : int
+        Threads over rows; the result does not depend on it.
+
+    Returns
+    -------
+    filled : ndarray[time, band, y, x], uint16
+        Rounded half up; a series with no value at all stays 0.
+    flag : ndarray[time, band, y, x], uint8
+        1 where the value was filled (or there was nothing to fill it from), else 0.
+    """
+    reflectance = _series(reflectance)
+    days = np.ascontiguousarray(days, dtype=np.int32)
+    if days.shape != reflectance.shape[:1]:
+        raise ValueError(f"days must be [time] = {reflectance.shape[:1]}, found {days.shape}")
+    if (np.diff(days) < 0).any():
+        raise ValueError("days must ascend")
+    filled = np.empty_like(reflectance)
+    flag = np.empty(reflectance.shape, np.uint8)
+    _composite.fill_gaps(reflectance, days, filled, flag, _threads(threads))
+    return filled, flag
+
+
+def buffer_mask(mask: np.ndarray, pixels: float) -> np.ndarray:
+    """Grow a mask by a Euclidean disc of radius `pixels`.
+
+    Parameters
+    ----------
+    mask : ndarray[..., y, x], bool or uint8
+    pixels : float
+        A pixel is set when a set one lies at most this far away, centre to centre; 0 changes nothing.
+
+    Returns
+    -------
+    ndarray[..., y, x], bool
+    """
+    if pixels < 0:
+        raise ValueError(f"pixels must be 0 or more, found {pixels}")
+    mask = _mask(mask)
+    layers = mask.reshape(-1, *mask.shape[-2:])
+    grown = np.zeros_like(layers)
+    for layer, out in zip(layers, grown, strict=True):
+        _composite.buffer_mask(layer, out, float(pixels))
+    return grown.reshape(mask.shape).astype(bool)
+
+
+def scl_clear(scl: np.ndarray, classes: Sequence[int], pixels: float) -> np.ndarray:
+    """Tell clear from not clear by the scene classification of Sen2Cor.
+
+    Parameters
+    ----------
+    scl : ndarray[..., y, x], uint8
+        Scene classification; 0 = no data.
+    classes : sequence of int
+        Values that are not clear. All of them but 0 and 1 (no data, defective) are grown.
+    pixels : float
+        How far clouds and shadows are grown.
+
+    Returns
+    -------
+    ndarray[..., y, x], bool
+        True where clear.
+    """
+    grown = buffer_mask(np.isin(scl, [value for value in classes if value > 1]), pixels)
+    return ~(grown | np.isin(scl, [value for value in classes if value <= 1]))
+
+
+def _series(reflectance: np.ndarray) -> np.ndarray:
+    reflectance = np.asarray(reflectance)
+    if reflectance.ndim != 4 or reflectance.dtype != np.uint16:
+        raise ValueError(
+            f"reflectance must be uint16 [time, band, y, x], "
+            f"found {reflectance.dtype} with {reflectance.ndim} axes"
+        )
+    return np.ascontiguousarray(reflectance)
+
+
+def _mask(mask: np.ndarray) -> np.ndarray:
+    mask = np.asarray(mask)
+    if mask.dtype not in (np.bool_, np.uint8):
+        raise ValueError(f"a mask must be bool or uint8, found {mask.dtype}")
+    return np.ascontiguousarray(mask).view(np.uint8)
+
+
+def _threads(threads: int) -> int:
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, found {threads}")
+    return threads

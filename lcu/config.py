@@ -1,0 +1,526 @@
+"""The configuration of a run: typed, from TOML, every mistake named at once.
+
+One frozen dataclass per table. A field's metadata holds its documentation and what is allowed, so
+that defaults, checks and the commented file that ``init`` writes come from one place.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any
+
+from lcu import grid, legend
+
+BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message lists every mistake."""
+
+
+def key(doc: str, default: Any = MISSING, *, allowed: Sequence[Any] = (), check: Callable | None = None) -> Any:
+    """Declare a configuration key: what it means, its default, and what it accepts.
+
+    `check` takes the value and returns what is wrong with it, or None.
+    """
+    metadata = {"doc": doc, "allowed": tuple(allowed), "check": check}
+    if default is MISSING:
+        return field(metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def _duration(text: str) -> str | None:
+    try:
+        duration = grid.Duration.parse(text)
+    except ValueError as error:
+        return str(error)
+    return None if duration.months or duration.days else f"{text!r} is no time at all"
+
+
+def _margin(text: str) -> str | None:
+    try:
+        grid.Duration.parse(text)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _years(years: Sequence[int]) -> str | None:
+    wrong = [year for year in years if not 2015 <= year <= 2100]
+    if wrong:
+        return f"years from 2015 on are expected, found {wrong}"
+    return "a year is named twice" if len(set(years)) < len(years) else None
+
+
+def _bands(names: Sequence[str]) -> str | None:
+    unknown = [name for name in names if name not in BANDS]
+    if unknown:
+        return f"unknown bands {unknown}; allowed are {', '.join(BANDS)}"
+    if not names:
+        return "at least one band is needed"
+    return "a band is named twice" if len(set(names)) < len(names) else None
+
+
+def _between(low: float, high: float) -> Callable[[float], str | None]:
+    def check(value: float) -> str | None:
+        return None if low <= value <= high else f"must lie between {low:g} and {high:g}, found {value:g}"
+
+    return check
+
+
+def _at_least(low: float) -> Callable[[float], str | None]:
+    def check(value: float) -> str | None:
+        return None if value >= low else f"must be at least {low:g}, found {value:g}"
+
+    return check
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a run lives and what it may use."""
+
+    directory: str = key("The run directory: everything that the run writes goes there.")
+    seed: int = key("Every random choice follows from this number.", 1, check=_at_least(0))
+    memory_per_rank: float = key(
+        "Memory that one rank may use, in GiB; `plan` and `run` refuse what does not fit.",
+        4.0,
+        check=_at_least(0.25),
+    )
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The acquisitions."""
+
+    kind: str = key("SAFE products, or STAC collections.", allowed=("safe", "stac"))
+    path: tuple[str, ...] = key("A folder, a STAC collection.json, or a list of them.")
+    years: tuple[int, ...] = key("The years to map.", check=_years)
+    tiles: tuple[str, ...] = key("Tile ids; none named: all that are there.", ())
+    margin: str = key(
+        "How far a year reaches into its neighbours, an ISO 8601 duration.", "P0M", check=_margin
+    )
+    max_cloud_cover: float = key(
+        "Acquisitions whose metadata states more clouds (percent) are not read.",
+        95.0,
+        check=_between(0, 100),
+    )
+    offset: int | None = key(
+        "Offset to add to the digital numbers of STAC items that state none, e.g. 0 or -1000.", None
+    )
+
+
+@dataclass(frozen=True)
+class Composite:
+    """From acquisitions to one image a period."""
+
+    period: str = key("Length of a period, an ISO 8601 duration.", "P1M", check=_duration)
+    method: str = key("How the clear observations of a period become one value.", "median",
+                      allowed=("median",))
+    bands: tuple[str, ...] = key("Bands, in the order on disk.", BANDS, check=_bands)
+    mask: str = key("Which mask tells clear from not clear.", "scl", allowed=("none", "scl"))
+    mask_classes: tuple[int, ...] = key(
+        "SCL classes that are not clear (0 no data, 1 defective, 3 shadow, 8 9 cloud, 10 cirrus).",
+        (0, 1, 3, 8, 9, 10),
+    )
+    buffer: float = key("How far clouds and shadows are grown, in metres.", 60.0, check=_at_least(0))
+    block: int = key("Side of a block, in pixels.", 1024, check=_at_least(64))
+    shard: int = key("Side of a shard, in pixels: a multiple of 64.", 2048, check=_at_least(64))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """From the old map to labelled series."""
+
+    old_map: str = key("The outdated map: raster or vector; the name may hold {tile}.")
+    old_map_year: int = key("The year that the old map shows.", check=_between(1900, 2100))
+    nomenclature: str = key("Nomenclature of the old map's codes, as the legend names it.", "corine")
+    attribute: str = key("Field of a vector map that holds the code.", "Code_18")
+    legend: str = key("A legend that comes with lcu, or a TOML file.", "corine-12")
+    years: tuple[int, ...] = key("Years that are sampled; none named: all mapped years.", (), check=_years)
+    per_class: int = key("Samples drawn per class over all tiles.", 500, check=_at_least(2))
+    per_polygon: int = key("Most samples drawn from one polygon of the old map.", 50, check=_at_least(1))
+    erosion: float = key(
+        "Pixels nearer than this to another class of the old map are not drawn, in metres.",
+        20.0,
+        check=_at_least(0),
+    )
+
+
+@dataclass(frozen=True)
+class Train:
+    """From samples to a model."""
+
+    model: str = key("Which model learns the series.", "svm", allowed=("svm",))
+    distributed: str = key("What trains networks in parallel.", "auto",
+                           allowed=("auto", "horovod", "torch", "none"))
+    folds: int = key("Folds of the grid search, by polygon.", 3, check=_between(2, 20))
+    c: tuple[float, ...] = key("SVM: values of C that are tried.", (1.0, 10.0, 100.0))
+    gamma: tuple[float, ...] = key(
+        "SVM: values of gamma that are tried, times 1 / number of features.", (0.1, 0.3, 1.0)
+    )
+
+
+@dataclass(frozen=True)
+class Classify:
+    """From a model to maps."""
+
+    strategy: str = key("How the years are mapped.", "yearly", allowed=("yearly",))
+
+
+@dataclass(frozen=True)
+class Assess:
+    """Accuracy. Without a reference and without points the stage does nothing but say so."""
+
+    reference: str = key("A reference raster; the name may hold {tile} and {year}.", "")
+    reference_nomenclature: str = key("Nomenclature of its codes.", "corine")
+    reference_year: int | None = key("The mapped year that it is compared with.", None)
+    exclude: str = key("A raster whose non-zero pixels are left out; may hold {tile}, {year}.", "")
+    points: str = key("Reference points as the LUCAS survey delivers them (CSV).", "")
+    points_nomenclature: str = key("Nomenclature of the points' codes.", "lucas")
+    points_year: int | None = key("The mapped year that the points are compared with.", None)
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Maps for people and other software."""
+
+    version: int = key("Version of the maps, part of every file name.", 1, check=_between(1, 99))
+
+
+@dataclass(frozen=True)
+class Simulate:
+    """A synthetic landscape with known truth; present only where there are no real acquisitions."""
+
+    size: int = key("Side of a tile in pixels of 10 m.", 768, check=_between(256, 10980))
+    tiles: tuple[str, ...] = key("MGRS ids of the tiles, neighbours from west to east.", ("32TPS", "32TQS"))
+    overlap: int = key("Pixels that neighbours share.", 98, check=_at_least(0))
+    zones: str = key("Whether the second half of the tiles lies in the next UTM zone.", "one",
+                     allowed=("one", "two"))
+    mapping_unit: float = key("Minimum mapping unit of the old map, in ha.", 25.0, check=_at_least(0))
+    mistakes: float = key("Share of the old map's polygons with a plainly wrong label.", 0.04,
+                          check=_between(0, 0.5))
+    change: float = key("Share of the area that really changes in a year.", 0.01, check=_between(0, 0.2))
+    points: int = key("Reference points per tile.", 400, check=_at_least(0))
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole configuration. Paths are absolute; `simulate` is None where there is no such table."""
+
+    run: Run
+    archive: Archive
+    composite: Composite
+    sample: Sample
+    train: Train
+    classify: Classify
+    assess: Assess
+    publish: Publish
+    simulate: Simulate | None
+    file: str = ""
+
+    @property
+    def directory(self) -> Path:
+        """The run directory."""
+        return Path(self.run.directory)
+
+    @property
+    def period(self) -> grid.Duration:
+        """Length of a period."""
+        return grid.Duration.parse(self.composite.period)
+
+    @property
+    def margin(self) -> grid.Duration:
+        """How far a year reaches into its neighbours."""
+        return grid.Duration.parse(self.archive.margin)
+
+    @property
+    def periods(self) -> list[grid.Period]:
+        """Every period of the run, in time."""
+        return grid.periods_of_run(self.archive.years, self.period, self.margin)
+
+    @property
+    def legend(self) -> legend.Legend:
+        """The legend of the maps."""
+        return legend.load(self.sample.legend)
+
+    def table(self) -> dict[str, Any]:
+        """Return the configuration as plain tables, for provenance and fingerprints."""
+        return {name: values for name, values in asdict(self).items() if name != "file"}
+
+
+TABLES: dict[str, type] = {
+    "run": Run, "archive": Archive, "composite": Composite, "sample": Sample, "train": Train,
+    "classify": Classify, "assess": Assess, "publish": Publish, "simulate": Simulate,
+}  # fmt: skip
+
+# Keys that hold paths: (table, key, must it be there before the run).
+_PATHS = (
+    ("run", "directory", False),
+    ("archive", "path", True),
+    ("sample", "old_map", True),
+    ("assess", "reference", True),
+    ("assess", "exclude", True),
+    ("assess", "points", True),
+)
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read and check a configuration file; `overrides` are ``table.key=value`` texts.
+
+    Raises
+    ------
+    ConfigError
+        Naming every mistake at once.
+    """
+    path = Path(path)
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); write one with `init`") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    mistakes: list[str] = []
+    for override in overrides:
+        _override(tables, override, mistakes)
+    return build(tables, path, mistakes)
+
+
+def build(tables: dict[str, Any], path: Path, mistakes: list[str] | None = None) -> Config:
+    """Check the tables of a configuration file that lies (or would lie) at `path`."""
+    mistakes = [] if mistakes is None else mistakes
+    unknown = sorted(set(tables) - set(TABLES))
+    mistakes += [f"[{name}]: no such table; there are {', '.join(TABLES)}" for name in unknown]
+    parts = {}
+    for name, kind in TABLES.items():
+        given = tables.get(name)
+        if given is None and name == "simulate":
+            parts[name] = None
+            continue
+        parts[name] = _fill(name, kind, {} if given is None else given, mistakes)
+    _resolve_paths(parts, path.resolve().parent, mistakes)
+    if all(value is not None for name, value in parts.items() if name != "simulate"):
+        config = Config(
+            **{name: TABLES[name](**values) if values is not None else None for name, values in parts.items()},
+            file=str(path.resolve()),
+        )
+        mistakes += _impossible(config)
+    if mistakes:
+        listed = "\n  ".join(mistakes)
+        count = f"{len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}"
+        raise ConfigError(f"{path}: {count}\n  {listed}")
+    return config
+
+
+def _override(tables: dict[str, Any], override: str, mistakes: list[str]) -> None:
+    name, equals, text = override.partition("=")
+    table, dot, entry = name.strip().partition(".")
+    if not equals or not dot:
+        mistakes.append(f"--set {override}: expected table.key=value")
+        return
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    tables.setdefault(table, {})
+    if isinstance(tables[table], dict):
+        tables[table][entry] = value
+
+
+def _fill(name: str, kind: type, given: Any, mistakes: list[str]) -> dict[str, Any] | None:
+    """Return the values of one table, or None where they cannot make one."""
+    if not isinstance(given, dict):
+        mistakes.append(f"{name}: expected a table [{name}], found {given!r}")
+        return None
+    known = {entry.name: entry for entry in fields(kind)}
+    types = typing.get_type_hints(kind)
+    for unknown in sorted(set(given) - set(known)):
+        mistakes.append(f"{name}.{unknown}: no such key; there are {', '.join(known)}")
+    values, whole = {}, True
+    for entry in known.values():
+        if entry.name in given:
+            before = len(mistakes)
+            values[entry.name] = _value(f"{name}.{entry.name}", entry, types[entry.name], given[entry.name], mistakes)
+            whole &= len(mistakes) == before
+        elif entry.default is not MISSING:
+            values[entry.name] = entry.default
+        else:
+            mistakes.append(f"{name}.{entry.name}: required. {entry.metadata['doc']}")
+            whole = False
+    return values if whole else None
+
+
+def _value(name: str, entry: Field, wanted: Any, value: Any, mistakes: list[str]) -> Any:
+    """Convert one value to the type of its key; say what is wrong with it."""
+    converted = _convert(value, wanted)
+    if converted is None:
+        mistakes.append(f"{name}: expected {_type_name(wanted)}, found {value!r}")
+        return None
+    allowed, check = entry.metadata["allowed"], entry.metadata["check"]
+    if allowed and converted not in allowed:
+        mistakes.append(f"{name}: expected one of {', '.join(map(str, allowed))}, found {value!r}")
+    elif check is not None and (wrong := check(converted)):
+        mistakes.append(f"{name}: {wrong}")
+    return converted
+
+
+def _convert(value: Any, wanted: Any) -> Any:
+    if isinstance(wanted, UnionType):
+        return _convert(value, next(part for part in typing.get_args(wanted) if part is not type(None)))
+    if typing.get_origin(wanted) is tuple:
+        inner = typing.get_args(wanted)[0]
+        items = [_convert(item, inner) for item in (value if isinstance(value, list) else [value])]
+        return None if any(item is None for item in items) else tuple(items)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, bool) and wanted is not bool:
+        return None
+    return value if isinstance(value, wanted) else None
+
+
+def _type_name(wanted: Any) -> str:
+    if isinstance(wanted, UnionType):
+        return _type_name(typing.get_args(wanted)[0])
+    if typing.get_origin(wanted) is tuple:
+        return f"a list, each {_type_name(typing.get_args(wanted)[0])}"
+    return {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}[wanted]
+
+
+def _resolve_paths(parts: dict[str, Any], folder: Path, mistakes: list[str]) -> None:
+    """Make paths absolute (relative ones lie beside the file) and see that they exist."""
+    simulated = parts.get("simulate") is not None
+    for table, entry, needed in _PATHS:
+        values = parts.get(table)
+        if values is None or not values[entry]:
+            continue
+        listed = values[entry] if isinstance(values[entry], tuple) else (values[entry],)
+        resolved = tuple(str((folder / Path(text).expanduser()).resolve()) for text in listed)
+        values[entry] = resolved if isinstance(values[entry], tuple) else resolved[0]
+        for path in resolved if needed and not simulated else ():
+            if "{" not in path and not Path(path).exists():
+                mistakes.append(f"{table}.{entry}: no such file or folder {path}")
+    sample = parts.get("sample")
+    if sample is not None and sample["legend"].endswith(".toml"):
+        sample["legend"] = str((folder / sample["legend"]).resolve())
+
+
+def _impossible(config: Config) -> list[str]:
+    """Name combinations of keys that are each allowed and cannot work together."""
+    mistakes = []
+    if not config.archive.years:
+        mistakes.append("archive.years: at least one year is needed")
+    strange = sorted(set(config.sample.years) - set(config.archive.years))
+    if strange:
+        mistakes.append(f"sample.years: {strange} are not among archive.years")
+    if config.composite.shard % 64:
+        mistakes.append(f"composite.shard: must be a multiple of 64, found {config.composite.shard}")
+    if config.composite.block % 64 or config.composite.shard % config.composite.block:
+        mistakes.append(
+            f"composite.block: must be a multiple of 64 that divides composite.shard "
+            f"({config.composite.shard}), found {config.composite.block}"
+        )
+    for name in ("reference_year", "points_year"):
+        year = getattr(config.assess, name)
+        if year is not None and year not in config.archive.years:
+            mistakes.append(f"assess.{name}: {year} is not among archive.years")
+    if config.simulate and config.simulate.overlap >= config.simulate.size:
+        mistakes.append("simulate.overlap: must be smaller than simulate.size")
+    if config.simulate and config.archive.kind != "safe":
+        mistakes.append("archive.kind: a simulated archive holds SAFE products, expected 'safe'")
+    return mistakes + _legend_mistakes(config)
+
+
+def _legend_mistakes(config: Config) -> list[str]:
+    try:
+        classes = config.legend
+    except legend.LegendError as error:
+        return [f"sample.legend: {error}"]
+    mistakes = []
+    wanted = [("sample", "nomenclature", True)]
+    wanted.append(("assess", "reference_nomenclature", bool(config.assess.reference)))
+    wanted.append(("assess", "points_nomenclature", bool(config.assess.points)))
+    for table, entry, needed in wanted:
+        name = getattr(getattr(config, table), entry)
+        if needed and name not in classes.nomenclatures:
+            known = ", ".join(classes.nomenclatures)
+            mistakes.append(f"{table}.{entry}: legend {classes.name} has no codes of {name!r}; it has {known}")
+    return mistakes
+
+
+def template() -> str:
+    """Return a configuration file with every key, its documentation and its default."""
+    lines = ["# A run of lcu. Relative paths are relative to this file.", ""]
+    for name, kind in TABLES.items():
+        optional = name == "simulate"
+        lines += [f"# {line}" for line in (kind.__doc__ or "").strip().splitlines()]
+        lines.append(f"# [{name}]" if optional else f"[{name}]")
+        for entry in fields(kind):
+            lines += _template_key(entry, optional)
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _template_key(entry: Field, optional: bool) -> list[str]:
+    lines = [f"# {entry.metadata['doc']}"]
+    if entry.metadata["allowed"]:
+        lines.append(f"# One of: {', '.join(entry.metadata['allowed'])}.")
+    required = entry.default is MISSING
+    value = _EXAMPLES.get(entry.name, "") if required else entry.default
+    unset = value is None
+    text = f"{entry.name} = {_toml(value)}" if not unset else f"{entry.name} ="
+    return [*lines, f"# {text}" if optional or unset else text]
+
+
+_EXAMPLES = {
+    "directory": "runs/first", "kind": "safe", "path": ["archive"], "years": [2018, 2019],
+    "old_map": "old_map.tif", "old_map_year": 2018,
+}  # fmt: skip
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return repr(value)
+
+
+def provenance(config: Config) -> str:
+    """Return the configuration as outputs carry it: as TOML, paths relative to the file, without
+    what cannot matter to their content (where the run lives and how much memory it may use).
+    """  # noqa: D205
+    tables = config.table()
+    del tables["run"]["directory"], tables["run"]["memory_per_rank"]
+    folder = Path(config.file).parent
+    for table, entry, _ in _PATHS[1:]:
+        tables[table][entry] = _relative(tables[table][entry], folder)
+    return _as_toml(tables)
+
+
+def _relative(value: Any, folder: Path) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_relative(item, folder) for item in value)
+    return os.path.relpath(value, folder) if value else value
+
+
+def to_toml(config: Config) -> str:
+    """Return the configuration as TOML, defaults included, paths absolute."""
+    return _as_toml(config.table())
+
+
+def _as_toml(tables: dict[str, Any]) -> str:
+    lines = []
+    for name, values in tables.items():
+        if values is None:
+            continue
+        lines.append(f"[{name}]")
+        lines += [f"{entry} = {_toml(value)}" for entry, value in values.items() if value is not None]
+        lines.append("")
+    return "\n".join(lines)

@@ -1,0 +1,169 @@
+"""Classes, colours and crosswalks: what the values of a land-cover map mean.
+
+A legend is a TOML file: for each class its value, name, colour and its codes in any number of
+nomenclatures. Legends that come with lcu lie in ``lcu/legends/``. A code that no class names is
+ignored: it becomes nodata (255).
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+NODATA = 255
+OUTSIDE = 254
+LARGEST_VALUE = 250
+
+LEGENDS = Path(__file__).parent / "legends"
+
+# The 44 CORINE codes in the order of the official raster's GRID_CODE 1..44 (48 is its nodata).
+CORINE_GRID_CODES = (
+    "111 112 121 122 123 124 131 132 133 141 142 211 212 213 221 222 223 231 241 242 243 244 "
+    "311 312 313 321 322 323 324 331 332 333 334 335 411 412 421 422 423 511 512 521 522 523"
+).split()
+
+
+class LegendError(ValueError):
+    """A legend file that cannot be used; the message names the file and the class."""
+
+
+@dataclass(frozen=True)
+class LandClass:
+    """One entry of a legend; `codes` maps a nomenclature to the codes that mean this class."""
+
+    value: int
+    name: str
+    colour: str
+    codes: dict[str, tuple[str, ...]]
+
+    @property
+    def rgb(self) -> tuple[int, int, int]:
+        """Red, green and blue, 0..255."""
+        return tuple(int(self.colour[i : i + 2], 16) for i in (1, 3, 5))
+
+
+@dataclass(frozen=True)
+class Legend:
+    """The list of classes, ordered by value. "Class index" means the position in this list."""
+
+    name: str
+    classes: tuple[LandClass, ...]
+
+    @property
+    def values(self) -> np.ndarray:
+        """Class values, uint8 [class]."""
+        return np.array([entry.value for entry in self.classes], dtype=np.uint8)
+
+    @property
+    def names(self) -> list[str]:
+        """Class names [class]."""
+        return [entry.name for entry in self.classes]
+
+    @property
+    def nomenclatures(self) -> list[str]:
+        """Nomenclatures that at least one class has codes in."""
+        return sorted({name for entry in self.classes for name in entry.codes})
+
+    def crosswalk(self, nomenclature: str) -> dict[str, int]:
+        """Return code -> class value; LegendError where the legend has no such nomenclature."""
+        if nomenclature not in self.nomenclatures:
+            raise LegendError(
+                f"legend {self.name} has no codes of nomenclature {nomenclature!r}; "
+                f"it has {', '.join(self.nomenclatures)}"
+            )
+        return {
+            code: entry.value for entry in self.classes for code in entry.codes.get(nomenclature, ())
+        }
+
+    def reclass(self, codes: np.ndarray, nomenclature: str) -> np.ndarray:
+        """Translate an integer raster of `nomenclature` codes, any shape, to class values.
+
+        Returns uint8 of the same shape; 255 where no class has the code.
+        """
+        found, inverse = np.unique(codes, return_inverse=True)
+        table = self.crosswalk(nomenclature)
+        values = np.array([table.get(str(code), NODATA) for code in found], dtype=np.uint8)
+        return values[inverse].reshape(codes.shape)
+
+    def index_of(self, values: np.ndarray) -> np.ndarray:
+        """Translate class values, uint8, any shape, to class indices, uint8; 255 where none."""
+        table = np.full(256, NODATA, dtype=np.uint8)
+        table[self.values] = np.arange(len(self.classes), dtype=np.uint8)
+        return table[values]
+
+
+def load(name_or_file: str | Path) -> Legend:
+    """Read a legend that comes with lcu, by name, or one of the user's, by file."""
+    path = LEGENDS / f"{name_or_file}.toml"
+    if not path.exists():
+        path = Path(name_or_file)
+    if not path.exists():
+        known = ", ".join(sorted(file.stem for file in LEGENDS.glob("*.toml")))
+        raise LegendError(f"no legend {str(name_or_file)!r}: neither a file nor one of {known}")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise LegendError(f"legend {path} is not TOML: {error}") from error
+    return parse(table, str(path))
+
+
+def parse(table: dict[str, Any], source: str) -> Legend:
+    """Build a legend from its TOML table; every mistake is named in one LegendError."""
+    entries = table.get("class")
+    if not isinstance(entries, list) or not entries:
+        raise LegendError(f"legend {source} has no [[class]] tables")
+    mistakes: list[str] = []
+    classes = [_parse_class(entry, mistakes) for entry in entries]
+    mistakes += _clashes(classes)
+    if mistakes:
+        raise LegendError(f"legend {source}:\n  " + "\n  ".join(mistakes))
+    ordered = tuple(sorted(classes, key=lambda entry: entry.value))
+    return Legend(str(table.get("name", Path(source).stem)), ordered)
+
+
+def _parse_class(entry: dict[str, Any], mistakes: list[str]) -> LandClass:
+    entry = dict(entry)
+    value, name, colour = (entry.pop(key, None) for key in ("value", "name", "colour"))
+    label = f"class {name!r} (value {value!r})"
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LARGEST_VALUE:
+        mistakes.append(f"{label}: value must be a whole number from 0 to {LARGEST_VALUE}")
+    if not isinstance(name, str) or not name:
+        mistakes.append(f"{label}: name must be a text")
+    if not isinstance(colour, str) or not re.fullmatch("#[0-9A-Fa-f]{6}", colour):
+        mistakes.append(f"{label}: colour must be a text such as '#E6004D', found {colour!r}")
+    codes = {}
+    for nomenclature, listed in entry.items():
+        if not isinstance(listed, list) or not all(isinstance(code, int | str) for code in listed):
+            mistakes.append(f"{label}: {nomenclature} must be a list of codes, found {listed!r}")
+            continue
+        codes[nomenclature] = tuple(str(code) for code in listed)
+    if "corine" in codes and "corine-grid" not in codes:
+        codes["corine-grid"] = tuple(
+            str(CORINE_GRID_CODES.index(code) + 1)
+            for code in codes["corine"]
+            if code in CORINE_GRID_CODES
+        )
+    usable = isinstance(value, int)
+    return LandClass(value if usable else -1, str(name), str(colour), codes)
+
+
+def _clashes(classes: list[LandClass]) -> list[str]:
+    mistakes, values, codes = [], {}, {}
+    for entry in classes:
+        if entry.value in values:
+            mistakes.append(f"value {entry.value} belongs to {values[entry.value]} and {entry.name}")
+        values[entry.value] = entry.name
+        for nomenclature, listed in entry.codes.items():
+            for code in listed:
+                key = (nomenclature, code)
+                if key in codes and nomenclature != "corine-grid":
+                    mistakes.append(
+                        f"{nomenclature} code {code} belongs to {codes[key]} and {entry.name}"
+                    )
+                codes[key] = entry.name
+    return mistakes

@@ -1,0 +1,400 @@
+"""The command line: one function per command. The only place that names COMM_WORLD.
+
+Exit codes: 0 all done; 1 some units failed (named in the summary and in failed.csv) or the run could
+not go on; 2 wrong usage or configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import logging
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+import lcu
+from lcu import config as configuration
+from lcu import store
+from lcu.config import Config, ConfigError
+from lcu.grid import Block
+from lcu.progress import Progress, start_log
+from lcu.ranks import Failure, RankError, abort_on_error, on_root, together
+
+log = logging.getLogger(__name__)
+
+# Errors that are mistakes in the configuration, although they show only when files are opened.
+_USAGE_ERRORS = {"ConfigError", "OldMapError", "LegendError"}
+
+Report = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a stage says when it is done: what failed, and a line for the summary."""
+
+    failures: list[Failure]
+    summary: str
+
+
+# --- the stages -----------------------------------------------------------------------------------
+# Stages are imported where they are run: a usage error should not wait for torch to be loaded.
+
+
+def simulate(config: Config, comm: MPI.Comm, report: Report) -> Result:
+    """Write a synthetic archive, old map and reference."""
+    from lcu import simulate as stage
+
+    if config.simulate is None:
+        raise ConfigError(f"{config.file}: no [simulate] table; add one to make a synthetic archive")
+    failures = stage.run(config, comm)
+    return Result(failures, f"synthetic archive in {', '.join(config.archive.path)}")
+
+
+def composite(config: Config, comm: MPI.Comm, report: Report) -> Result:
+    """Make the composites of all tiles and years."""
+    from lcu import composite as stage
+
+    failures, summary = stage.run(config, comm, report)
+    return Result(failures, summary)
+
+
+def sample(config: Config, comm: MPI.Comm, report: Report) -> Result:
+    """Draw samples out of the old map."""
+    from lcu import sample as stage
+
+    return Result([], stage.run(config, comm, report))
+
+
+def train(config: Config, comm: MPI.Comm, report: Report) -> Result:
+    """Train the model."""
+    from lcu import train as stage
+
+    return Result([], stage.run(config, comm, report))
+
+
+def classify(config: Config, comm: MPI.Comm, report: Report) -> Result:
+    """Write the probabilities of every year."""
+    from lcu import classify as stage
+
+    return Result([], stage.run(config, comm, report))
+
+
+def assess(config: Config, comm: MPI.Comm, report: Report) -> Result:
+    """Compare the maps, and the old map beside them, with a reference."""
+    from lcu import assess as stage
+    from lcu.classify import Maps
+
+    maps = on_root(comm, "opening the maps", Maps.open, config)
+    old = _old_map(config, comm, maps)
+    failures = stage.run(config, comm, maps.tiles, maps.land_cover, old)
+    return Result(failures, f"in {config.directory / 'assessment'}")
+
+
+def publish(config: Config, comm: MPI.Comm, report: Report) -> Result:
+    """Write maps for people and other software, and the report."""
+    from lcu import publish as stage
+    from lcu.classify import Maps
+
+    maps = on_root(comm, "opening the maps", Maps.open, config)
+    old = _old_map(config, comm, maps)
+    paths, failures = stage.run(config, comm, maps.tiles, maps.layer, old, maps.fingerprint)
+    return Result(failures, "\n".join(f"  {path}" for path in paths))
+
+
+def _old_map(config: Config, comm: MPI.Comm, maps: Any) -> Callable[[str, Block], np.ndarray]:
+    """Return the reader of the old map in class values, uint8 [y, x]."""
+    from lcu.sample import OldMap
+
+    with together(comm, "opening the old map"):
+        old = OldMap(config.sample, list(maps.tiles.values()))
+    legend = config.legend
+
+    def read(tile: str, block: Block) -> np.ndarray:
+        codes, _ = old.read(tile, maps.tiles[tile].grid.part(block))
+        return legend.reclass(codes, config.sample.nomenclature)
+
+    return read
+
+
+STAGES = {
+    "simulate": simulate, "composite": composite, "sample": sample, "train": train,
+    "classify": classify, "assess": assess, "publish": publish,
+}  # fmt: skip
+
+
+# --- the commands ---------------------------------------------------------------------------------
+
+
+def run(config: Config, comm: MPI.Comm, names: Sequence[str]) -> int:
+    """Run stages one after the other; every one of them resumes."""
+    started = datetime.now(UTC)
+    _prepare(config, comm, started)
+    _header(config, comm)
+    failures: list[Failure] = []
+    timings = {}
+    for name in names:
+        begun = time.perf_counter()
+        log.info("stage %s begins", name)
+        result = STAGES[name](config, comm, Progress(name, comm.rank == 0))
+        comm.Barrier()
+        timings[name] = round(time.perf_counter() - begun, 2)
+        failures += result.failures
+        _say(comm, f"{name:<10} {timings[name]:8.1f} s  {result.summary.lstrip()}")
+        log.info("stage %s ends after %.1f s", name, timings[name])
+    on_root(comm, "writing the provenance", _write_provenance, config, comm.size, started, timings, failures)
+    return _end(config, comm, failures)
+
+
+def _prepare(config: Config, comm: MPI.Comm, started: datetime) -> None:
+    def make() -> None:
+        for folder in ("log",):
+            (config.directory / folder).mkdir(parents=True, exist_ok=True)
+        store.write_text(config.directory / "config.toml", configuration.to_toml(config))
+
+    on_root(comm, f"making the run directory {config.directory}", make)
+    name = comm.bcast(started.strftime("%Y%m%d-%H%M%S"), root=0)
+    with together(comm, "opening the log"):
+        start_log(config.directory / "log" / f"{name}.log", comm.rank, comm.size)
+
+
+def _header(config: Config, comm: MPI.Comm) -> None:
+    threads = os.environ.get("OMP_NUM_THREADS", "not set")
+    hosts = sorted(set(comm.allgather(platform.node())))
+    _say(comm, f"lcu {lcu.__version__}: {comm.size} rank{'s' if comm.size > 1 else ''} on "
+               f"{len(hosts)} host{'s' if len(hosts) > 1 else ''}, OMP_NUM_THREADS {threads}, "
+               f"distributed backend {config.train.distributed}")  # fmt: skip
+    _say(comm, f"run directory {config.directory}")
+
+
+def _write_provenance(
+    config: Config, ranks: int, started: datetime, timings: dict[str, float], failures: list[Failure]
+) -> None:
+    store.write_json(config.directory / "provenance.json", {
+        "software": f"lcu {lcu.__version__}",
+        "python": platform.python_version(),
+        "host": platform.node(),
+        "mpi": MPI.Get_library_version().splitlines()[0].strip("\0 "),
+        "ranks": ranks,
+        "command": sys.argv,
+        "configuration": config.file,
+        "started": started.isoformat(timespec="seconds"),
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": timings,
+        "synthetic": config.simulate is not None,
+        "failed_units": len(failures),
+    })  # fmt: skip
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["stage", "unit", "reason"])
+    writer.writerows([item.stage, item.unit, item.reason] for item in failures)
+    store.write_text(config.directory / "failed.csv", table.getvalue())
+
+
+def _end(config: Config, comm: MPI.Comm, failures: list[Failure]) -> int:
+    report = config.directory / "report" / "index.html"
+    if on_root(comm, "looking for the report", report.exists):
+        _say(comm, f"report {report}")
+    if not failures:
+        return 0
+    _say(comm, f"{len(failures)} unit{'s' if len(failures) > 1 else ''} failed, the rest is complete "
+               f"({config.directory / 'failed.csv'}):")  # fmt: skip
+    for item in failures[:20]:
+        _say(comm, f"  {item.stage} {item.unit}: {item.reason}")
+    if len(failures) > 20:
+        _say(comm, f"  and {len(failures) - 20} more")
+    return 1
+
+
+def plan(config: Config, comm: MPI.Comm) -> int:
+    """Print what would run: units, memory per rank, bytes on disk, what is done already."""
+    from lcu import composite as stage
+
+    rows = stage.plan(config, comm, comm.size)
+    if not rows:
+        _say(comm, f"no acquisition of {list(config.archive.years)} in {', '.join(config.archive.path)}")
+        return 1
+    _say(comm, f"{'tile':<12}{'grid':>16}{'acquisitions':>14}{'shards':>8}{'left':>6}{'memory/rank':>13}{'disk':>11}")
+    for row in rows:
+        _say(comm, f"{row['tile']:<12}{row['grid']:>16}{row['acquisitions']:>14}{row['shards']:>8}{row['left']:>6}"
+                   f"{row['memory'] / 2**30:>9.2f} GiB{row['disk'] / 2**30:>7.2f} GiB")  # fmt: skip
+    most = max(row["memory"] for row in rows) / 2**30
+    _say(comm, f"peak memory per rank {most:.2f} GiB of {config.run.memory_per_rank:g} GiB (run.memory_per_rank); "
+               "bytes on disk before compression")  # fmt: skip
+    if most > config.run.memory_per_rank:
+        _say(comm, f"does not fit: make composite.block smaller than {config.composite.block}, or "
+                   "run.memory_per_rank larger")  # fmt: skip
+        return 2
+    return 0
+
+
+def status(config: Config, comm: MPI.Comm) -> int:
+    """Print what is done, failed and left."""
+    if comm.rank == 0:
+        for line in _status_lines(config):
+            print(line)
+    return 0
+
+
+def _status_lines(config: Config) -> list[str]:
+    directory = config.directory
+    if not directory.exists():
+        return [f"{directory}: nothing has been run"]
+    lines = [f"{directory}"]
+    found = {
+        "composite": len(list(directory.glob("composites/*/*/*.h5"))),
+        "sample": len(list(directory.glob("samples/samples.h5"))),
+        "train": len(list(directory.glob("model/model.json"))),
+        "classify": len(list(directory.glob("probabilities/*/*/*.h5"))),
+        "assess": len(list(directory.glob("assessment/accuracy_*.json"))),
+        "publish": len(list(directory.glob("maps/*.tif"))),
+    }
+    unfinished = [path for path in directory.rglob("*.part")]
+    lines += [f"  {name:<10} {count} finished file{'s' if count != 1 else ''}" for name, count in found.items()]
+    if not (directory / "composites" / "index.json").exists():
+        lines.append("  composite is not complete: start `run` again to go on")
+    if unfinished:
+        lines.append(f"  {len(unfinished)} unfinished files (.part) of a run that is going on or was stopped")
+    failed = directory / "failed.csv"
+    if failed.exists():
+        with failed.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file))[1:]
+        lines.append(f"  {len(rows)} failed")
+        lines += [f"    {stage} {unit}: {reason}" for stage, unit, reason in rows]
+    return lines
+
+
+def init(path: str | None, comm: MPI.Comm) -> int:
+    """Write a commented configuration with every key."""
+    text = configuration.template()
+    if comm.rank == 0:
+        if path is None:
+            print(text, end="")
+        elif Path(path).exists():
+            print(f"lcu: {path} is there already; remove it or name another file", file=sys.stderr)
+            path = ""
+        else:
+            Path(path).write_text(text, encoding="utf-8")
+            print(f"{path}: fill in archive, old map and years, then: python -m lcu.main plan {path}")
+    return 2 if comm.bcast(path, root=0) == "" else 0
+
+
+def doctor(comm: MPI.Comm) -> int:
+    """Tell whether this environment is whole."""
+    from lcu.doctor import doctor as examine
+
+    return examine(comm)
+
+
+# --- the way in -----------------------------------------------------------------------------------
+
+
+def _say(comm: MPI.Comm, text: str) -> None:
+    if comm.rank == 0:
+        print(text, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m lcu.main", description="Update land-cover maps, one consistent map a year."
+    )
+    parser.add_argument("--version", action="version", version=f"lcu {lcu.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    made = commands.add_parser("init", help="write a commented configuration")
+    made.add_argument("file", nargs="?", help="where to; none: print it")
+    commands.add_parser("doctor", help="is this environment whole?")
+    helps = {"plan": "what would run", "run": "all stages, resuming", "status": "what is done, failed, left"}
+    helps |= {name: (stage.__doc__ or "").strip().rstrip(".") for name, stage in STAGES.items()}
+    for name, text in helps.items():
+        command = commands.add_parser(name, help=text)
+        command.add_argument("config", help="the configuration (TOML)")
+        command.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+            help="override a configuration key, e.g. run.seed=2",
+        )  # fmt: skip
+    return parser
+
+
+def _parse(argv: Sequence[str] | None, comm: MPI.Comm) -> argparse.Namespace | int:
+    """Read the command line; only rank 0 prints what is wrong with it."""
+    if comm.rank > 0:
+        sys.stdout.flush()
+        with open(os.devnull, "w") as nowhere:
+            out, err, sys.stdout, sys.stderr = sys.stdout, sys.stderr, nowhere, nowhere
+            try:
+                return _parser().parse_args(argv)
+            except SystemExit as leaving:
+                return int(leaving.code or 0)
+            finally:
+                sys.stdout, sys.stderr = out, err
+    try:
+        return _parser().parse_args(argv)
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
+
+
+def _load(arguments: argparse.Namespace, comm: MPI.Comm) -> Config | str:
+    """Read the configuration on rank 0 and give it, or what is wrong with it, to every rank."""
+    loaded: Config | str | None = None
+    if comm.rank == 0:
+        try:
+            loaded = configuration.load(arguments.config, arguments.overrides)
+        except ConfigError as error:
+            loaded = str(error)
+    return comm.bcast(loaded, root=0)
+
+
+def main(comm: MPI.Comm, argv: Sequence[str] | None = None) -> int:
+    """Run one command on every rank of `comm`; return the exit code, the same on all of them."""
+    arguments = _parse(argv, comm)
+    if isinstance(arguments, int):
+        return arguments
+    if arguments.command == "init":
+        return init(arguments.file, comm)
+    if arguments.command == "doctor":
+        return doctor(comm)
+    config = _load(arguments, comm)
+    if isinstance(config, str):
+        return _complain(comm, config, 2)
+    try:
+        return _dispatch(arguments.command, config, comm)
+    except (RankError, ConfigError, store.StoreError) as error:
+        # Raised on all ranks alike (see `ranks.together`), so all of them return.
+        log.error("%s", error)
+        return _complain(comm, str(error), 2 if _is_usage(error) else 1)
+
+
+def _is_usage(error: Exception) -> bool:
+    kinds = error.kinds if isinstance(error, RankError) else {type(error).__name__}
+    return kinds <= _USAGE_ERRORS
+
+
+def _complain(comm: MPI.Comm, text: str, code: int) -> int:
+    if comm.rank == 0:
+        print(f"lcu: {text}", file=sys.stderr, flush=True)
+    return code
+
+
+def _dispatch(command: str, config: Config, comm: MPI.Comm) -> int:
+    if command == "plan":
+        return plan(config, comm)
+    if command == "status":
+        return status(config, comm)
+    if command == "run":
+        return run(config, comm, [name for name in STAGES if name != "simulate" or config.simulate])
+    return run(config, comm, [command])
+
+
+if __name__ == "__main__":
+    with abort_on_error(MPI.COMM_WORLD):
+        sys.exit(main(MPI.COMM_WORLD))

@@ -1,0 +1,101 @@
+"""The report: one HTML page that needs no other file."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from osgeo import gdal
+
+import lcu
+from lcu.config import Config, to_toml
+from lcu.grid import Tile
+from lcu.ranks import Failure
+
+TEMPLATES = Path(__file__).parent
+
+
+def render(
+    config: Config,
+    tiles: Mapping[str, Tile],
+    accuracy: Mapping[int, dict[str, Any]],
+    previews: Sequence[tuple[str, int, str]],
+    failures: Sequence[Failure],
+    paths: Sequence[str],
+    provenance: Mapping[str, Any],
+) -> str:
+    """Return the page.
+
+    `previews` are (tile, year, PNG in base64); `accuracy` is year -> result of the assessment.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = number
+    return environment.get_template("report.html").render(
+        title=f"Land cover {_span(config.archive.years)}",
+        run=config.directory.name,
+        synthetic=config.simulate is not None,
+        facts=facts(config, tiles, paths),
+        legend=config.legend,
+        comparisons=comparisons(accuracy),
+        previews=previews,
+        failures=failures,
+        provenance={**software(), **provenance},
+        configuration=to_toml(config),
+    )
+
+
+def comparisons(
+    accuracy: Mapping[int, dict[str, Any]],
+) -> list[list[tuple[int, dict[str, Any]]]]:
+    """Return the results by reference: those of the raster, then those of points given with it."""
+    below = {year: result["points"] for year, result in accuracy.items() if "points" in result}
+    return [sorted(results.items()) for results in (accuracy, below) if results]
+
+
+def facts(config: Config, tiles: Mapping[str, Tile], paths: Sequence[str]) -> list[tuple[str, str]]:
+    """Return what a reader wants to know first: (label, text)."""
+    years = ", ".join(map(str, config.archive.years))
+    names = ", ".join(
+        f"{tile.id} ({tile.grid.width} x {tile.grid.height})" for tile in tiles.values()
+    )
+    products = sum(path.endswith(".tif") for path in paths)
+    old_map = f"{Path(config.sample.old_map).name}, {config.sample.old_map_year}"
+    return [
+        ("Years", years),
+        ("Tiles", names),
+        ("Old map", old_map),
+        ("Legend", f"{config.legend.name}, {len(config.legend.classes)} classes"),
+        ("Composites", f"{config.composite.method}, {config.composite.period}"),
+        ("Model", f"{config.train.model}, {config.classify.strategy}"),
+        ("Maps", f"{products} GeoTIFF files in maps/"),
+    ]
+
+
+def _span(years: Sequence[int]) -> str:
+    return str(years[0]) if len(years) == 1 else f"{min(years)} to {max(years)}"
+
+
+def software() -> dict[str, str]:
+    """Return the versions of what made the maps."""
+    return {
+        "lcu": lcu.__version__,
+        "Python": platform.python_version(),
+        "NumPy": np.__version__,
+        "GDAL": gdal.VersionInfo("RELEASE_NAME"),
+    }
+
+
+def number(value: float | None) -> str:
+    """Return a figure as text; a dash where there is none."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:.3f}"

@@ -1,0 +1,241 @@
+"""The publish stage: one rank writes one product; rank 0 writes the report."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+from osgeo import osr
+
+import lcu
+from lcu import ranks, store
+from lcu.assess import RasterReference, read_codes, write_whole
+from lcu.config import Config
+from lcu.grid import Block, Grid, Tile
+from lcu.publish import geotiff, preview, report
+from lcu.ranks import Failure
+
+STAGE = "publish"
+
+# Probabilities have a band for each class and take about that much longer.
+COST = {"MAP": 1.0, "CONF": 1.0, "NOBS": 1.0, "PROB": 12.0}
+
+LayersOf = Callable[[str, int, str, Block], np.ndarray]
+OldMap = Callable[[str, Block], np.ndarray]
+
+
+def run(
+    config: Config,
+    comm: MPI.Comm,
+    tiles: dict[str, Tile],
+    layers: LayersOf,
+    old: OldMap,
+    accuracy: Mapping[int, dict[str, Any]] | None = None,
+    *,
+    fingerprint: Callable[[str, int, str], str] | None = None,
+    earlier: Sequence[Failure] = (),
+    provenance: Mapping[str, Any] | None = None,
+) -> tuple[list[str], list[Failure]]:
+    """Publish the maps of a run. Collective.
+
+    Parameters
+    ----------
+    layers : callable (tile id, year, layer, block) -> ndarray
+        ``MAP`` uint8 [y, x], ``CONF`` uint8 [y, x], ``NOBS`` uint8 or uint16 [y, x], ``PROB`` uint8
+        [class, y, x]; the same type for every block.
+    old : callable (tile id, block) -> ndarray[y, x], uint8
+        The old map in class values.
+    accuracy : mapping or None
+        Year -> what the assessment says (`lcu.assess.read_results`).
+    fingerprint : callable (tile id, year, layer) -> str
+        What a product is made from; one that is there with the same fingerprint is left alone.
+    earlier : sequence of Failure
+        What went wrong in the stages before, for the report.
+    provenance : mapping
+        More to say in the report about how the maps were made.
+
+    Returns
+    -------
+    paths : list of str
+        Every file of this stage; the report is the last.
+    failures : list of Failure
+        Products that could not be made. The same on every rank.
+    """
+    products = [
+        (tile, year, layer)
+        for tile in tiles.values()
+        for year in config.archive.years
+        for layer in geotiff.LAYERS
+    ]
+    written, failed = _each(
+        ranks.mine(products, comm, lambda unit: COST[unit[2]]),
+        lambda unit: _write_product(config, *unit, layers, fingerprint),
+    )
+    paths, failures = ranks.gather(written, comm), ranks.gather(failed, comm)
+    maps = [
+        (tile, year)
+        for tile, year, layer in products
+        if layer == "MAP" and str(_path(config, tile, year, layer)) in paths
+    ]
+    drawn, failed = _each(
+        ranks.mine(maps, comm),
+        lambda unit: _draw(config, *unit, old, accuracy or {}),
+    )
+    paths += ranks.gather(drawn, comm)
+    failures += ranks.gather(failed, comm)
+    page = ranks.on_root(
+        comm, "writing the report", _write_report,
+        config, tiles, accuracy or {}, maps, [*earlier, *failures], paths, provenance or {},
+    )  # fmt: skip
+    return [*paths, page], failures
+
+
+def _each(units: Iterable[tuple], work: Callable[[tuple], str]) -> tuple[list[str], list[Failure]]:
+    """Do the work of one rank; a unit that fails costs itself only."""
+    paths, failures = [], []
+    for unit in units:
+        try:
+            paths.append(work(unit))
+        except Exception as error:  # noqa: BLE001  (named in the report; the others go on)
+            name = " ".join([unit[0].id, *map(str, unit[1:])])
+            failures.append(Failure(STAGE, name, f"{type(error).__name__}: {error}"))
+    return paths, failures
+
+
+def _path(config: Config, tile: Tile, year: int, layer: str) -> Path:
+    name = geotiff.product_name(layer, year, tile.grid, tile.id, config.publish.version)
+    return config.directory / "maps" / name
+
+
+def _write_product(
+    config: Config,
+    tile: Tile,
+    year: int,
+    layer: str,
+    layers: LayersOf,
+    fingerprint: Callable[[str, int, str], str] | None,
+) -> str:
+    path = _path(config, tile, year, layer)
+    made_from = fingerprint(tile.id, year, layer) if fingerprint else ""
+    if made_from and geotiff.is_published(path, made_from):
+        return str(path)
+    tags = tags_of(config, tile, year, made_from)
+
+    def read(block: Block) -> np.ndarray:
+        return layers(tile.id, year, layer, block)
+
+    geotiff.write_product(path, layer, tile.grid, read, config.legend, tags)
+    return str(path)
+
+
+def tags_of(config: Config, tile: Tile, year: int, fingerprint: str) -> dict[str, str]:
+    """Return the metadata of a product; no times of day, for the same run gives the same file."""
+    source = f"Sentinel-2 L2A of {year}; old map of {config.sample.old_map_year}"
+    tags = {
+        "LCU_VERSION": lcu.__version__,
+        "LCU_TILE": tile.id,
+        "LCU_YEAR": str(year),
+        "LCU_LEGEND": config.legend.name,
+        "LCU_MODEL": config.train.model,
+        "LCU_CONFIGURATION": configuration_fingerprint(config),
+        "LCU_SOURCE": source,
+        "LCU_SYNTHETIC": "NO",
+    }
+    if config.simulate is not None:
+        tags["LCU_SYNTHETIC"] = "YES"
+        tags["LCU_SOURCE"] = "a synthetic landscape; not a real place"
+    if fingerprint:
+        tags["LCU_FINGERPRINT"] = fingerprint
+    return tags
+
+
+def configuration_fingerprint(config: Config) -> str:
+    """Return a hash of the configuration; where a run lies does not change its maps."""
+    return store.fingerprint({name: part for name, part in config.table().items() if name != "run"})
+
+
+def _draw(
+    config: Config, tile: Tile, year: int, old: OldMap, accuracy: Mapping[int, dict[str, Any]]
+) -> str:
+    """Draw the preview of one map beside the old map and, where there is one, the reference."""
+    path = _path(config, tile, year, "MAP")
+    grid, legend = tile.grid, config.legend
+    stride = preview.stride_of(grid)
+    size = preview.block_size(stride)
+    outdated = ((block, old(tile.id, block)) for block in grid.blocks(size))
+    sources = [
+        (f"old map, {config.sample.old_map_year}", outdated),
+        (f"map of {year}", geotiff.read_blocks(path, grid, size)),
+    ]
+    reference = _reference_blocks(config, tile, year, size)
+    if reference is not None:
+        sources.append(("reference", reference))
+    panels = [(name, preview.shrink(blocks, grid, stride, legend)) for name, blocks in sources]
+    synthetic = "  (synthetic landscape)" if config.simulate is not None else ""
+    subtitle = accuracy_line(accuracy.get(year), tile.id)
+    metres = grid.resolution * stride if _in_metres(grid) else None
+    picture = preview.draw(panels, legend, f"{tile.id}, {year}{synthetic}", subtitle, metres)
+    target = path.with_suffix(".png")
+    write_whole(target, picture)
+    return str(target)
+
+
+def _reference_blocks(
+    config: Config, tile: Tile, year: int, size: int
+) -> Iterator[tuple[Block, np.ndarray]] | None:
+    """Yield the reference in class values, uint8 [y, x]; None where the tile and year have none."""
+    if not config.assess.reference:
+        return None
+    reference = RasterReference(config)
+    if year not in reference.years or reference.missing(tile, year):
+        return None
+    path = reference.path(tile, year)
+    nomenclature = config.assess.reference_nomenclature
+    return (
+        (block, config.legend.reclass(read_codes(path, tile.grid.part(block)), nomenclature))
+        for block in tile.grid.blocks(size)
+    )
+
+
+def accuracy_line(result: Mapping[str, Any] | None, tile: str) -> str:
+    """Return the accuracy of a tile and year in words, the old map's beside it; empty for none."""
+    part = (result or {}).get("tiles", {}).get(tile)
+    if not part:
+        return ""
+    figures = (("overall accuracy", "overall_accuracy"), ("macro F1", "macro_f1"))
+    old = part["old_map"]
+    texts = [
+        f"{label} {report.number(part[key])} (old map {report.number(old[key])})"
+        for label, key in figures
+    ]
+    return ",  ".join(texts)
+
+
+def _in_metres(grid: Grid) -> bool:
+    system = osr.SpatialReference()
+    system.SetFromUserInput(grid.crs)
+    return bool(system.IsProjected()) and abs(system.GetLinearUnits() - 1) < 1e-6
+
+
+def _write_report(
+    config: Config,
+    tiles: dict[str, Tile],
+    accuracy: Mapping[int, dict[str, Any]],
+    maps: Sequence[tuple[Tile, int]],
+    failures: Sequence[Failure],
+    paths: Sequence[str],
+    provenance: Mapping[str, Any],
+) -> str:
+    previews = [
+        (tile.id, year, base64.b64encode(picture.read_bytes()).decode("ascii"))
+        for tile, year in maps
+        if (picture := _path(config, tile, year, "MAP").with_suffix(".png")).exists()
+    ]
+    page = report.render(config, tiles, accuracy, previews, failures, paths, provenance)
+    path = config.directory / "report" / "index.html"
+    write_whole(path, page)
+    return str(path)

@@ -1,0 +1,119 @@
+"""Ranks: who does which unit of work, agreement between ranks, the guard against a lone failing rank.
+
+Nothing here names COMM_WORLD: the communicator is an argument everywhere but in `main`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import mpi4py.run
+from mpi4py import MPI
+
+Unit = TypeVar("Unit")
+
+
+class RankError(RuntimeError):
+    """Raised on every rank when at least one of them failed; the message names which and why.
+
+    Attributes
+    ----------
+    kinds : set of str
+        Names of the exceptions behind it.
+    """
+
+    def __init__(self, message: str, kinds: set[str]) -> None:
+        super().__init__(message)
+        self.kinds = kinds
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A unit of work (an acquisition, a block, a tile-year) that was left out, and why."""
+
+    stage: str
+    unit: str
+    reason: str
+
+
+@contextlib.contextmanager
+def abort_on_error(comm: MPI.Comm) -> Iterator[None]:
+    """End the whole job when this rank leaves with an exception or a non-zero `sys.exit`.
+
+    Without it the other ranks wait for ever in their next collective; `sys.excepthook` would not do,
+    for SystemExit never reaches it. Leaving with the same exit code on all ranks is no abort.
+    """
+    try:
+        yield
+    except BaseException as error:
+        code = error.code if isinstance(error, SystemExit) else 1
+        if code not in (0, None):
+            if not isinstance(error, SystemExit):
+                print(f"lcu: rank {comm.rank} of {comm.size} on {socket.gethostname()} failed", file=sys.stderr, flush=True)
+            mpi4py.run.set_abort_status(error)
+        raise
+
+
+@contextlib.contextmanager
+def together(comm: MPI.Comm, what: str) -> Iterator[None]:
+    """Agree on the outcome of code that may fail on some ranks and holds no collective.
+
+    Raises
+    ------
+    RankError
+        On every rank, when one failed inside; from the original exception on the guilty ones.
+    """
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as caught:  # noqa: BLE001  (it is raised again on all ranks, below)
+        error = caught
+    said = None if error is None else (type(error).__name__, str(error))
+    failed = [(rank, *reason) for rank, reason in enumerate(comm.allgather(said)) if reason is not None]
+    if failed:
+        named = "; ".join(f"rank {rank}: {kind}: {text}" for rank, kind, text in failed[:4])
+        if len({(kind, text) for _, kind, text in failed}) == 1:
+            named = f"{failed[0][1]}: {failed[0][2]}"
+        message = f"{what}: {len(failed)} of {comm.size} ranks failed; {named}"
+        raise RankError(message, {kind for _, kind, _ in failed}) from error
+
+
+def on_root(comm: MPI.Comm, what: str, work: Callable[..., Any], *arguments: Any) -> Any:
+    """Do `work` on rank 0 alone and give its (picklable, small) result to every rank."""
+    result = None
+    with together(comm, what):
+        if comm.rank == 0:
+            result = work(*arguments)
+    return comm.bcast(result, root=0)
+
+
+def share(costs: Sequence[float], size: int) -> list[int]:
+    """Return the rank that does each unit: largest cost first, to the rank with least to do.
+
+    Every rank computes the same answer, so nothing is communicated. Ties go to the lower rank.
+    """
+    load = [0.0] * size
+    owner = [0] * len(costs)
+    for unit in sorted(range(len(costs)), key=lambda index: (-costs[index], index)):
+        rank = min(range(size), key=lambda candidate: (load[candidate], candidate))
+        owner[unit] = rank
+        load[rank] += costs[unit]
+    return owner
+
+
+def mine(units: Sequence[Unit], comm: MPI.Comm, cost: Callable[[Unit], float] | None = None) -> list[Unit]:
+    """Return the units that this rank does, in their order."""
+    costs = [1.0 if cost is None else float(cost(unit)) for unit in units]
+    owner = share(costs, comm.size)
+    return [unit for unit, rank in zip(units, owner, strict=True) if rank == comm.rank]
+
+
+def gather(items: Iterable[Any], comm: MPI.Comm) -> list[Any]:
+    """Return the items of all ranks, sorted, on every rank; for small things such as failures."""
+    gathered = comm.allgather(list(items))
+    return sorted((item for part in gathered for item in part), key=repr)

@@ -1,0 +1,17 @@
+"""Sample: old map + composites -> reliable labelled series in ``samples/samples.h5``."""
+
+from lcu.sample.draw import Candidates, assign_splits, core_pixels, draw, priority
+from lcu.sample.oldmap import OldMap, OldMapError
+from lcu.sample.stage import Samples, run
+
+__all__ = [
+    "Candidates",
+    "OldMap",
+    "OldMapError",
+    "Samples",
+    "assign_splits",
+    "core_pixels",
+    "draw",
+    "priority",
+    "run",
+]

@@ -1,0 +1,171 @@
+"""Which pixels become samples: arithmetic on arrays, no files, no MPI.
+
+Every choice is made by a number that is computed from (seed, tile, row, column), so that it is the
+same for any number of ranks and any way of cutting a tile into blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from lcu.composite import buffer_mask
+from lcu.store import CELL
+
+TRAINING, VALIDATION, TEST = 0, 1, 2
+
+# Shares of a class's samples; polygons are dealt out whole.
+VALIDATION_SHARE, TEST_SHARE = 0.15, 0.15
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Pixels that may be drawn, one entry each, all arrays [candidate].
+
+    Attributes
+    ----------
+    key : uint64
+        Priority: the lowest are drawn.
+    index : uint8
+        Class index.
+    tile : uint16
+        Position of the tile in the run's list.
+    row, col : int32
+        Place on the tile's grid.
+    polygon : int64
+        Polygon of the old map, its number unique in the run.
+    """
+
+    key: np.ndarray
+    index: np.ndarray
+    tile: np.ndarray
+    row: np.ndarray
+    col: np.ndarray
+    polygon: np.ndarray
+
+    def __len__(self) -> int:
+        """Number of candidates."""
+        return len(self.key)
+
+    def take(self, chosen: np.ndarray) -> Candidates:
+        """Return the chosen ones (positions or a mask), in that order."""
+        return Candidates(*(getattr(self, entry.name)[chosen] for entry in fields(self)))
+
+    @classmethod
+    def join(cls, parts: list[Candidates]) -> Candidates:
+        """Return all parts as one."""
+        return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+
+    @classmethod
+    def none(cls) -> Candidates:
+        """Return no candidates."""
+        kinds = ("uint64", "uint8", "uint16", "int32", "int32", "int64")
+        return cls(*(np.zeros(0, kind) for kind in kinds))
+
+
+def mix(values: np.ndarray) -> np.ndarray:
+    """Scramble uint64 numbers (SplitMix64's finaliser, Steele et al. 2014)."""
+    values = values.astype(np.uint64, copy=True)
+    with np.errstate(over="ignore"):
+        values += np.uint64(0x9E3779B97F4A7C15)
+        values ^= values >> np.uint64(30)
+        values *= np.uint64(0xBF58476D1CE4E5B9)
+        values ^= values >> np.uint64(27)
+        values *= np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def tile_number(tile: str) -> int:
+    """Return a number that stands for a tile's id wherever it is processed."""
+    return int.from_bytes(tile.encode()[-8:].rjust(8, b"\0"), "big")
+
+
+def priority(seed: int, tile: str, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+    """Return a random-looking number for each pixel, uint64, shape of `rows`."""
+    start = mix(np.array([seed], np.uint64) ^ mix(np.array([tile_number(tile)], np.uint64)))
+    place = (rows.astype(np.uint64) << np.uint64(32)) | cols.astype(np.uint64)
+    return mix(place ^ start)
+
+
+def core_pixels(values: np.ndarray, pixels: float) -> np.ndarray:
+    """Tell the pixels that lie farther than `pixels` from every pixel of another class.
+
+    Parameters
+    ----------
+    values : ndarray[y, x], uint8
+        Class values; 255 = none, which counts as another class.
+
+    Returns
+    -------
+    ndarray[y, x], bool
+        False where there is no class.
+    """
+    core = np.zeros(values.shape, bool)
+    for value in np.unique(values[values != 255]):
+        inside = values == value
+        core |= inside & ~buffer_mask(~inside, pixels)
+    return core
+
+
+def draw(candidates: Candidates, per_class: int, per_polygon: int) -> Candidates:
+    """Draw at most `per_polygon` pixels of each polygon and then `per_class` of each class.
+
+    The result is ordered by tile and, within it, by cell (HDF5 chunk), row and column, which is the
+    order in which series are read best.
+    """
+    by_polygon = np.lexsort((candidates.key, candidates.polygon))
+    candidates = candidates.take(by_polygon)
+    candidates = candidates.take(_rank_within(candidates.polygon) < per_polygon)
+    candidates = candidates.take(np.lexsort((candidates.key, candidates.index)))
+    candidates = candidates.take(_rank_within(candidates.index) < per_class)
+    return candidates.take(reading_order(candidates))
+
+
+def reading_order(candidates: Candidates) -> np.ndarray:
+    """Return the positions of the candidates in reading order."""
+    row, col = candidates.row, candidates.col
+    return np.lexsort((col, row, col // CELL, row // CELL, candidates.tile))
+
+
+def _rank_within(group: np.ndarray) -> np.ndarray:
+    """Return 0, 1, 2 ... within each run of equal values."""
+    count = len(group)
+    position = np.arange(count)
+    if count == 0:
+        return position
+    new = np.ones(count, bool)
+    new[1:] = group[1:] != group[:-1]
+    return position - np.maximum.accumulate(np.where(new, position, 0))
+
+
+def assign_splits(index: np.ndarray, polygon: np.ndarray, seed: int) -> np.ndarray:
+    """Deal the polygons of each class out to training, validation and test.
+
+    Whole polygons only, so that no training pixel is a test pixel or its neighbour. The polygon of
+    a class that comes first (in a random order that follows from the seed) is always for training.
+
+    Parameters
+    ----------
+    index : ndarray[sample]
+        Class index.
+    polygon : ndarray[sample], int64
+
+    Returns
+    -------
+    ndarray[sample], uint8
+        0 training, 1 validation, 2 test.
+    """
+    split = np.full(len(index), TRAINING, np.uint8)
+    for value in np.unique(index):
+        own = index == value
+        numbers, sizes = np.unique(polygon[own], return_counts=True)
+        order = np.argsort(mix(numbers.astype(np.uint64) ^ np.uint64(seed)), kind="stable")
+        before = np.concatenate([[0], np.cumsum(sizes[order])[:-1]]) / own.sum()
+        parts = np.full(len(numbers), TRAINING, np.uint8)
+        parts[before >= 1 - VALIDATION_SHARE - TEST_SHARE] = VALIDATION
+        parts[before >= 1 - TEST_SHARE] = TEST
+        parts[0] = TRAINING
+        dealt = dict(zip(numbers[order], parts, strict=True))
+        split[own] = [dealt[number] for number in polygon[own]]
+    return split

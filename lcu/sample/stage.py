@@ -1,0 +1,255 @@
+"""The shell of the sample stage: reads blocks, agrees on the draw, writes ``samples.h5`` together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from mpi4py import MPI
+
+from lcu import store
+from lcu.composite import Composites
+from lcu.config import Config, provenance
+from lcu.grid import Block, Tile
+from lcu.legend import NODATA
+from lcu.ranks import mine, on_root, together
+from lcu.sample import oldmap
+from lcu.sample.draw import Candidates, assign_splits, core_pixels, draw, priority
+from lcu.store import CELL, SAMPLES, Piece
+
+BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The table of samples in memory; axes as in `lcu.store.SAMPLES`."""
+
+    series: np.ndarray
+    count: np.ndarray
+    day: np.ndarray
+    label: np.ndarray
+    weight: np.ndarray
+    tile: np.ndarray
+    row: np.ndarray
+    col: np.ndarray
+    polygon: np.ndarray
+    cluster: np.ndarray
+    split: np.ndarray
+    tiles: tuple[str, ...]
+    years: tuple[int, ...]
+    fingerprint: str
+
+    @classmethod
+    def read(cls, directory: Path) -> Samples:
+        """Read the table of a run; StoreError where it is missing or damaged."""
+        path = directory / "samples" / "samples.h5"
+        if not path.exists():
+            raise store.StoreError(f"{path} is not there; run the stage `sample` first")
+        try:
+            with h5py.File(path, "r") as file:
+                values = {dataset.name: file[dataset.name][()] for dataset in SAMPLES}
+                tiles = tuple(file.attrs["tiles"].split(", "))
+                years = tuple(int(year) for year in file.attrs["years"])
+                return cls(**values, tiles=tiles, years=years, fingerprint=file.attrs["fingerprint"])
+        except (OSError, KeyError) as error:
+            raise store.StoreError(f"{path} cannot be read ({error}); remove it and run `sample` again") from error
+
+
+def run(config: Config, comm: MPI.Comm, report: Any) -> str:
+    """Draw the samples and write their series; leave a table alone that is whole already.
+
+    Returns
+    -------
+    str
+        How many samples there are of each class, in a line.
+    """
+    composites = on_root(comm, "opening the composites", Composites.open, config)
+    tiles = list(composites.tiles.values())
+    mark = on_root(comm, "reading the old map", _mark, config, composites)
+    path = config.directory / "samples" / "samples.h5"
+    if not on_root(comm, "looking for samples", store.is_whole, path, mark):
+        with together(comm, "opening the old map"):
+            old = oldmap.OldMap(config.sample, tiles)
+        drawn, areas = _draw(config, comm, composites, tiles, old, report)
+        _write(config, comm, composites, tiles, drawn, areas, mark)
+    return on_root(comm, "reading the samples", _summary, config)
+
+
+def _mark(config: Config, composites: Composites) -> str:
+    table = config.table()
+    files = [store.file_fingerprint(path) for path in oldmap.files(config.sample, composites.tiles) if path.exists()]
+    classes = [(entry.value, entry.name, entry.codes) for entry in config.legend.classes]
+    read = [composites.fingerprint(tile) for tile in composites.tiles]
+    return store.fingerprint("samples 1", table["sample"], table["run"]["seed"], files, classes, read)
+
+
+def _summary(config: Config) -> str:
+    samples = Samples.read(config.directory)
+    first = samples.label.min(axis=1, initial=NODATA)
+    counts = [f"{entry.name} {int((first == entry.value).sum())}" for entry in config.legend.classes]
+    return f"{len(first)} samples: {', '.join(counts)}"
+
+
+def sampled_years(config: Config) -> tuple[int, ...]:
+    """Return the years that are sampled."""
+    return config.sample.years or config.archive.years
+
+
+# --- drawing --------------------------------------------------------------------------------------
+
+
+def _draw(
+    config: Config,
+    comm: MPI.Comm,
+    composites: Composites,
+    tiles: Sequence[Tile],
+    old: oldmap.OldMap,
+    report: Any,
+) -> tuple[Candidates, np.ndarray]:
+    """Return the drawn pixels and the area of each class in the old map, pixels [class]."""
+    work = [(number, tile, block) for number, tile in enumerate(tiles) for block in tile.grid.blocks(BLOCK)]
+    own = mine(work, comm, cost=lambda item: item[2].height * item[2].width)
+    parts, areas = [Candidates.none()], np.zeros(len(config.legend.classes), np.int64)
+    with together(comm, "drawing samples"):
+        for done, (number, tile, block) in enumerate(own):
+            found, area = _candidates(config, composites, tile, number, block, old)
+            parts.append(_fewest(found, config.sample.per_polygon))
+            areas += area
+            report(done + 1, len(own), "blocks")
+    total = np.zeros_like(areas)
+    comm.Allreduce(areas, total)
+    gathered = Candidates.join(comm.allgather(_fewest(Candidates.join(parts), config.sample.per_polygon)))
+    return draw(gathered, config.sample.per_class, config.sample.per_polygon), total
+
+
+def _fewest(candidates: Candidates, per_polygon: int) -> Candidates:
+    """Return those that can still be drawn: the first `per_polygon` of each polygon."""
+    return draw(candidates, len(candidates) + 1, per_polygon)
+
+
+def _candidates(
+    config: Config, composites: Composites, tile: Tile, number: int, block: Block, old: oldmap.OldMap
+) -> tuple[Candidates, np.ndarray]:
+    legend = config.legend
+    pixels = config.sample.erosion / tile.grid.resolution
+    halo = block.grown(int(np.ceil(pixels)), tile.grid)
+    codes, polygons = old.read(tile.id, tile.grid.part(halo))
+    values = legend.reclass(codes, config.sample.nomenclature)
+    inside = block.inside(halo)
+    observed = composites.read_count(tile.id, block).any(axis=0)
+    usable = core_pixels(values, pixels)[inside] & observed
+    rows, cols = np.nonzero(usable)
+    index = legend.index_of(values[inside])
+    area = np.bincount(index[index != NODATA], minlength=len(legend.classes)).astype(np.int64)
+    place = rows + block.row, cols + block.col
+    return Candidates(
+        key=priority(config.run.seed, tile.id, *place),
+        index=index[usable],
+        tile=np.full(len(rows), number, np.uint16),
+        row=place[0].astype(np.int32),
+        col=place[1].astype(np.int32),
+        polygon=polygons[inside][usable],
+    ), area
+
+
+def sample_weights(index: np.ndarray, areas: np.ndarray) -> np.ndarray:
+    """Return how much of the old map a sample stands for: its class's share of the map's area over
+    its class's share of the samples, float32 [sample].
+    """  # noqa: D205
+    drawn = np.bincount(index, minlength=len(areas))
+    present = drawn > 0
+    share = np.where(present, areas, 0) / max(int(areas[present].sum()), 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        weight = np.where(present, share / (drawn / max(len(index), 1)), 0)
+    return weight[index].astype(np.float32)
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def _write(
+    config: Config,
+    comm: MPI.Comm,
+    composites: Composites,
+    tiles: Sequence[Tile],
+    drawn: Candidates,
+    areas: np.ndarray,
+    mark: str,
+) -> None:
+    """Write the table together: every rank the series of an equal, contiguous part of the samples."""
+    total = len(drawn)
+    start, end = total * comm.rank // comm.size, total * (comm.rank + 1) // comm.size
+    split = assign_splits(drawn.index, drawn.polygon, config.run.seed)
+    weight = sample_weights(drawn.index, areas)
+    with together(comm, "reading series"):
+        own = drawn.take(np.arange(start, end))
+        series, count = _series(composites, tiles, own)
+    label = _labels(config, composites, own, count)
+    columns = {
+        "series": series, "count": count, "day": np.tile(composites.days, (len(own), 1)), "label": label,
+        "weight": weight[start:end], "tile": own.tile, "row": own.row, "col": own.col,
+        "polygon": own.polygon, "cluster": np.full(len(own), -1, np.int32), "split": split[start:end],
+    }  # fmt: skip
+    path = config.directory / "samples" / "samples.h5"
+    shapes = {dataset: (total, *columns[dataset.name].shape[1:]) for dataset in SAMPLES}
+    layout = {dataset: (shape, (4096, *shape[1:])) for dataset, shape in shapes.items()}
+    file = store.create(path, comm, layout, _attributes(config, composites, tiles, areas))
+    for dataset in SAMPLES:
+        values = columns[dataset.name]
+        piece = Piece(values, (start, *(0 for _ in values.shape[1:]))) if len(values) else None
+        store.write_round(file, dataset, piece)
+    store.finish(file, path, comm, mark)
+
+
+def _series(
+    composites: Composites, tiles: Sequence[Tile], own: Candidates
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read series uint16 [sample, time, band] and counts uint8 [sample, time], a cell at a time."""
+    times, bands = len(composites.periods), len(composites.bands)
+    series = np.zeros((len(own), times, bands), np.uint16)
+    count = np.zeros((len(own), times), np.uint8)
+    cell = np.stack([own.tile, own.row // CELL, own.col // CELL]) if len(own) else np.zeros((3, 0))
+    starts = np.flatnonzero(np.any(np.diff(cell, axis=1, prepend=-1) != 0, axis=0)) if len(own) else []
+    for first, last in zip(starts, [*starts[1:], len(own)], strict=True):
+        tile = tiles[own.tile[first]]
+        corner = own.row[first] // CELL * CELL, own.col[first] // CELL * CELL
+        block = Block(
+            int(corner[0]), int(corner[1]),
+            min(CELL, tile.grid.height - int(corner[0])), min(CELL, tile.grid.width - int(corner[1])),
+        )  # fmt: skip
+        rows, cols = own.row[first:last] - block.row, own.col[first:last] - block.col
+        series[first:last] = composites.read(tile.id, block)[:, :, rows, cols].transpose(2, 0, 1)
+        count[first:last] = composites.read_count(tile.id, block)[:, rows, cols].T
+    return series, count
+
+
+def _labels(config: Config, composites: Composites, own: Candidates, count: np.ndarray) -> np.ndarray:
+    """Return the label of each mapped year, uint8 [sample, year]; 255 where it was not observed."""
+    value = config.legend.values[own.index]
+    labels = np.full((len(own), len(config.archive.years)), NODATA, np.uint8)
+    for position, year in enumerate(config.archive.years):
+        inside = [index for index, period in enumerate(composites.periods) if period.start.year == year]
+        if year in sampled_years(config):
+            labels[:, position] = np.where(count[:, inside].any(axis=1), value, NODATA)
+    return labels
+
+
+def _attributes(
+    config: Config, composites: Composites, tiles: Sequence[Tile], areas: np.ndarray
+) -> dict[str, Any]:
+    return {
+        "tiles": ", ".join(tile.id for tile in tiles),
+        "crs": [tile.grid.crs for tile in tiles],
+        "transform": np.array([tile.grid.transform for tile in tiles]),
+        "bands": ", ".join(composites.bands),
+        "periods": ", ".join(f"{period.start}/{period.end}" for period in composites.periods),
+        "years": np.array(config.archive.years, np.int32),
+        "class_values": config.legend.values,
+        "class_names": ", ".join(config.legend.names),
+        "old_map_area": areas,
+        "configuration": provenance(config),
+    }

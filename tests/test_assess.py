@@ -1,0 +1,384 @@
+"""Error matrices, accuracies and area estimates: against numbers by hand, books and libraries."""
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics
+
+from lcu import legend
+from lcu.assess import accuracies, area_estimates, error_matrix, points
+from lcu.assess.stage import count
+from lcu.grid import Grid
+
+LUCAS = Path(__file__).parents[2] / "shared" / "data" / "lucas"
+
+THREE = legend.parse(
+    {
+        "name": "three",
+        "class": [
+            {"value": 2, "name": "Water", "colour": "#0000FF", "mine": [20]},
+            {"value": 5, "name": "Forest", "colour": "#00FF00", "mine": [50, 51]},
+            {"value": 9, "name": "Town", "colour": "#FF0000", "mine": [90]},
+        ],
+    },
+    "three.toml",
+)
+
+
+def bytes_of(values):
+    return np.array(values, dtype=np.uint8)
+
+
+# --- error matrices -------------------------------------------------------------------------------
+
+
+def test_matrix_has_the_map_in_rows_and_the_reference_in_columns():
+    matrix = error_matrix(bytes_of([2, 2, 5, 9, 9, 9]), bytes_of([2, 5, 5, 9, 2, 2]), THREE)
+    expected = [[1, 1, 0], [0, 1, 0], [2, 0, 1], [0, 0, 0]]
+    assert matrix.dtype == np.int64
+    np.testing.assert_array_equal(matrix, expected)
+
+
+def test_a_map_without_a_class_counts_as_an_error():
+    mapped, reference = bytes_of([[2, 255], [254, 5]]), bytes_of([[2, 2], [5, 5]])
+    matrix = error_matrix(mapped, reference, THREE)
+    assert matrix[3].tolist() == [1, 1, 0]
+    result = accuracies(matrix, THREE)
+    assert (result["n"], result["n_unmapped"], result["overall_accuracy"]) == (4, 2, 0.5)
+
+
+def test_pixels_without_a_reference_do_not_count():
+    matrix = error_matrix(bytes_of([2, 5, 9]), bytes_of([255, 254, 0]), THREE)
+    assert matrix.sum() == 0
+
+
+def test_maps_of_two_shapes_are_refused():
+    with pytest.raises(ValueError, match="differ in shape"):
+        error_matrix(bytes_of([2, 5]), bytes_of([2]), THREE)
+
+
+def test_matrices_of_parts_add_up_to_that_of_the_whole():
+    random = np.random.default_rng(3)
+    mapped, reference = random.choice(bytes_of([2, 5, 9, 255]), (2, 40, 30))
+    whole = error_matrix(mapped, reference, THREE)
+    rows = [error_matrix(a, b, THREE) for a, b in zip(mapped, reference, strict=True)]
+    np.testing.assert_array_equal(np.sum(rows, axis=0), whole)
+
+
+# --- accuracies -----------------------------------------------------------------------------------
+
+
+def test_accuracies_by_hand():
+    matrix = np.array([[6, 2, 0], [1, 8, 1], [1, 0, 3], [0, 2, 0]])
+    result = accuracies(matrix, THREE)
+    assert result["n"] == 24
+    assert result["overall_accuracy"] == pytest.approx(17 / 24)
+    water = result["classes"]["Water"]
+    assert water["users"] == pytest.approx(6 / 8)
+    assert water["producers"] == pytest.approx(6 / 8)
+    forest = result["classes"]["Forest"]
+    assert forest["users"] == pytest.approx(8 / 10)
+    assert forest["producers"] == pytest.approx(8 / 12)
+    assert forest["f1"] == pytest.approx(16 / 22)
+    chance = (8 * 8 + 10 * 12 + 4 * 4) / 24**2
+    assert result["kappa"] == pytest.approx((17 / 24 - chance) / (1 - chance))
+    assert result["macro_f1"] == pytest.approx((6 / 8 + 16 / 22 + 6 / 8) / 3)
+
+
+def test_macro_f1_is_over_the_classes_that_the_reference_holds():
+    matrix = np.array([[4, 0, 0], [0, 4, 0], [1, 1, 0], [0, 0, 0]])
+    result = accuracies(matrix, THREE)
+    assert result["macro_f1"] == pytest.approx(8 / 9)
+    assert result["classes"]["Town"]["f1"] == 0
+    assert math.isnan(result["classes"]["Town"]["producers"])
+
+
+def test_accuracies_of_nothing_are_not_numbers():
+    result = accuracies(np.zeros((4, 3), int), THREE)
+    assert result["n"] == 0
+    assert all(math.isnan(result[key]) for key in ("overall_accuracy", "macro_f1", "kappa"))
+
+
+def test_kappa_of_a_single_class_is_not_a_number():
+    assert math.isnan(accuracies(np.array([[7, 0, 0], [0, 0, 0], [0, 0, 0]]), THREE)["kappa"])
+
+
+def test_kappa_survives_the_pixels_of_a_continent():
+    small = np.array([[6, 2, 0], [1, 8, 1], [1, 0, 3]])
+    large = accuracies(small * 10**12, THREE)["kappa"]
+    assert large == pytest.approx(accuracies(small, THREE)["kappa"], rel=1e-12)
+
+
+VALUES = st.lists(
+    st.tuples(st.sampled_from([2, 5, 9, 254, 255]), st.sampled_from([2, 5, 9, 255])),
+    min_size=1,
+    max_size=60,
+)
+
+
+@given(VALUES)
+def test_accuracies_equal_those_of_scikit_learn(pairs):
+    mapped, reference = bytes_of(pairs).T
+    result = accuracies(error_matrix(mapped, reference, THREE), THREE)
+    mapped = np.where(mapped > 250, 0, mapped)[reference != 255]
+    reference = reference[reference != 255]
+    assert result["n"] == len(reference)
+    if not len(reference):
+        return
+    assert result["overall_accuracy"] == pytest.approx(metrics.accuracy_score(reference, mapped))
+    held = np.unique(reference)
+    options = {"labels": held, "average": "macro", "zero_division": 0}
+    assert result["macro_f1"] == pytest.approx(metrics.f1_score(reference, mapped, **options))
+    if not math.isnan(result["kappa"]):
+        kappa = metrics.cohen_kappa_score(reference, mapped)
+        assert result["kappa"] == pytest.approx(kappa, abs=1e-12)
+
+
+def test_both_maps_are_compared_on_the_same_pixels():
+    mapped, old = bytes_of([2, 2, 5, 9]), bytes_of([2, 255, 2, 255])
+    reference = bytes_of([2, 2, 5, 255])
+    of_map, of_old, of_map_where_old = count(mapped, old, reference, THREE)
+    assert of_map.sum() == of_old.sum() == 3
+    assert of_old[3].tolist() == [1, 0, 0]
+    np.testing.assert_array_equal(of_map_where_old, [[1, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 0]])
+
+
+# --- area estimates -------------------------------------------------------------------------------
+
+OLOFSSON = np.array([[66, 0, 5, 4], [0, 55, 8, 12], [1, 0, 153, 11], [2, 1, 9, 313]])
+PIXELS = np.array([200_000, 150_000, 3_200_000, 6_450_000])
+HECTARES = 0.09 * PIXELS
+
+
+def test_area_estimate_reproduces_olofsson_2014():
+    found = area_estimates(OLOFSSON, HECTARES)
+    assert found["overall_accuracy"] == pytest.approx(0.9465, abs=5e-5)
+    assert 1.96 * found["overall_accuracy_se"] == pytest.approx(0.0185, abs=5e-5)
+    np.testing.assert_allclose(found["users"], [0.88, 0.73, 0.93, 0.96], atol=5e-3)
+    np.testing.assert_allclose(1.96 * found["users_se"], [0.07, 0.10, 0.04, 0.02], atol=5e-3)
+    np.testing.assert_allclose(found["producers"], [0.75, 0.85, 0.93, 0.96], atol=5e-3)
+    margins = [0.213, 0.254, 0.034, 0.018]
+    np.testing.assert_allclose(1.96 * found["producers_se"], margins, atol=5e-4)
+    assert found["area"][0] == pytest.approx(21_158, abs=0.5)
+    assert 1.96 * found["area_se"][0] == pytest.approx(6_158, abs=0.5)
+
+
+def test_areas_add_up_to_the_mapped_area():
+    found = area_estimates(OLOFSSON, HECTARES)
+    assert found["area"].sum() == pytest.approx(HECTARES.sum())
+    assert found["proportion"].sum() == pytest.approx(1)
+
+
+def test_areas_scale_with_their_unit_and_accuracies_do_not():
+    hectares, square = area_estimates(OLOFSSON, HECTARES), area_estimates(OLOFSSON, 1e4 * HECTARES)
+    np.testing.assert_allclose(square["area_se"], 1e4 * hectares["area_se"])
+    np.testing.assert_allclose(square["producers_se"], hectares["producers_se"])
+
+
+def test_standard_errors_agree_with_a_simulation():
+    random = np.random.default_rng(5)
+    share = OLOFSSON / OLOFSSON.sum(axis=1, keepdims=True)
+    draws = []
+    for _ in range(2000):
+        drawn = [random.multinomial(n, p) for n, p in zip(OLOFSSON.sum(axis=1), share, strict=True)]
+        draws.append(area_estimates(np.array(drawn), HECTARES))
+    expected = area_estimates(OLOFSSON, HECTARES)
+    for key in ("overall_accuracy", "users", "producers", "area"):
+        spread = np.std([draw[key] for draw in draws], axis=0)
+        np.testing.assert_allclose(expected[f"{key}_se"], spread, rtol=0.12)
+
+
+def test_a_class_that_is_not_mapped_has_no_users_accuracy_and_spoils_nothing():
+    matrix = np.zeros((5, 5))
+    matrix[:4, :4] = OLOFSSON
+    found = area_estimates(matrix, [*HECTARES, 0])
+    known = area_estimates(OLOFSSON, HECTARES)
+    assert math.isnan(found["users"][4])
+    np.testing.assert_allclose(found["area_se"][:4], known["area_se"])
+    np.testing.assert_allclose(found["producers_se"][:4], known["producers_se"])
+
+
+def test_strata_without_a_class_count():
+    found = area_estimates(np.vstack([OLOFSSON, [10, 0, 0, 10]]), [*HECTARES, 90_000])
+    assert found["area"].sum() == pytest.approx(HECTARES.sum() + 90_000)
+    assert found["area"][0] == pytest.approx(21_158 + 45_000, abs=0.5)
+    assert found["overall_accuracy"] < 0.9465
+
+
+def test_a_mapped_stratum_without_samples_is_refused():
+    with pytest.raises(ValueError, match=r"no sample in strata \[1\]"):
+        area_estimates(np.array([[5, 0], [0, 0]]), [1, 1])
+
+
+def test_a_stratum_with_one_sample_has_no_standard_error():
+    found = area_estimates(np.array([[1, 0], [2, 8]]), [1, 1])
+    assert math.isnan(found["area_se"][0])
+    assert found["overall_accuracy"] == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "area"), [([[1, 2]], [1]), ([[1], [2]], [1]), ([[1, -1], [0, 1]], [1, 1])]
+)
+def test_a_matrix_that_is_none_is_refused(matrix, area):
+    with pytest.raises(ValueError, match="matrix|negative"):
+        area_estimates(matrix, area)
+
+
+# --- points ---------------------------------------------------------------------------------------
+
+CORINE_12 = legend.load("corine-12")
+
+
+def lucas(**changes):
+    row = {
+        "POINT_ID": "1", "TH_LAT": "46.1", "TH_LONG": "-1.25", "GPS_LAT": "46.1004",
+        "GPS_EW": "2", "GPS_LONG": "1.2504", "OBS_TYPE": "1", "OBS_DIRECT": "1", "LC1": "B11",
+        "LU1": "U111", "WM": "5", "SURVEY_DATE": "21/09/18",
+    }  # fmt: skip
+    return row | changes
+
+
+def read(*rows):
+    return points.parse(rows, CORINE_12, "lucas")
+
+
+def test_a_lucas_point_lies_where_the_survey_planned_it():
+    found = read(lucas())
+    assert (found.x.tolist(), found.y.tolist()) == ([-1.25], [46.1])
+    assert (found.value.tolist(), found.year.tolist()) == ([3], [2018])
+    assert found.geographic
+
+
+@pytest.mark.parametrize(("side", "x"), [("1", 1.2504), ("2", -1.2504), ("West", -1.2504)])
+def test_longitude_without_a_sign_takes_it_from_its_column(side, x):
+    found = read(lucas(TH_LAT="", TH_LONG="", GPS_EW=side))
+    assert found.x.tolist() == [x]
+
+
+def test_sentinels_are_no_place():
+    nowhere = {"GPS_LAT": "88.888888", "GPS_LONG": "88.888888", "GPS_EW": "8"}
+    found = read(lucas(TH_LAT="", TH_LONG="", **nowhere))
+    assert (len(found.x), found.removed) == (0, {"no position": 1})
+
+
+@pytest.mark.parametrize(
+    ("changes", "value"),
+    [
+        ({"LC1": "A11"}, 1),
+        ({"LC1": "B11", "WM": "1"}, 4),
+        ({"LC1": "B11", "WM": "4"}, 4),
+        ({"LC1": "B11", "WM": "2"}, 3),
+        ({"LC1": "B11", "WM": "Irrigation"}, 4),
+        ({"LC1": "F10", "LU1": "U140"}, 5),
+        ({"LC1": "F10", "LU1": "U420"}, 6),
+        ({"LC1": "c10"}, 8),
+    ],
+)
+def test_cover_with_use_comes_before_irrigated_cover_and_bare_cover(changes, value):
+    assert read(lucas(**changes)).value.tolist() == [value]
+
+
+def test_rows_that_do_not_describe_their_point_are_counted_by_reason():
+    rows = [
+        lucas(),
+        lucas(OBS_TYPE="7"),
+        lucas(OBS_TYPE="2"),
+        lucas(OBS_DIRECT="2"),
+        lucas(LC1="C33"),
+        lucas(LC1="8"),
+    ]
+    found = read(*rows)
+    assert (found.read, len(found.x)) == (6, 1)
+    assert found.removed == {
+        "class not in the legend": 2,
+        "not observed in situ from within 100 m": 2,
+        "not observed on the point": 1,
+    }
+
+
+def test_a_table_of_places_and_classes():
+    rows = [
+        {"Lon": "3.0", "Lat": "50.8", "class": "20"},
+        {"Lon": "3.1", "Lat": "50.8", "class": "town"},
+        {"Lon": "3.1", "Lat": "50.8", "class": "Desert"},
+    ]
+    found = points.parse(rows, THREE, "mine")
+    assert found.value.tolist() == [2, 9]
+    assert found.year.tolist() == [0, 0]
+    assert found.removed == {"class not in the legend": 1}
+
+
+def test_a_table_on_the_grid():
+    found = points.parse([{"x": "500005", "y": "4999995", "class": "50"}], THREE, "mine")
+    assert not found.geographic
+    grid = Grid("EPSG:32631", (500000.0, 10.0, 0.0, 5000000.0, 0.0, -10.0), 4, 4)
+    assert [part.tolist() for part in points.pixels(found, grid)] == [[0], [0], [0]]
+
+
+@pytest.mark.parametrize("row", [{"lat": "1", "lon": "1"}, {"class": "20"}])
+def test_a_table_without_the_columns_is_refused(row):
+    with pytest.raises(ValueError, match="expected"):
+        points.parse([row], THREE, "mine")
+
+
+def test_pixels_of_points_by_degrees_and_their_edges():
+    # The centre of UTM zone 31 is 3 degrees east: x is exactly 500 km there.
+    rows = [{"lon": lon, "lat": "0.0", "class": "20"} for lon in ("3.0", "2.9999", "3.00005")]
+    found = points.parse(rows, THREE, "mine")
+    grid = Grid("EPSG:32631", (500000.0, 10.0, 0.0, 10.0, 0.0, -10.0), 3, 1)
+    chosen, row, col = points.pixels(found, grid)
+    assert chosen.tolist() == [0, 2]
+    assert row.tolist() == [1, 1]
+    assert col.tolist() == [0, 0]
+
+
+def test_semicolons_separate_as_well(tmp_path):
+    path = tmp_path / "points.csv"
+    path.write_text("\ufefflon;lat;class\n3,1;50.8;20\n3.1;50.8;20\n", encoding="utf-8")
+    found = points.load(str(path), THREE, "mine")
+    assert (found.x.tolist(), found.removed) == ([3.1], {"no position": 1})
+
+
+def real(name):
+    path = LUCAS / "raw_format" / name
+    if not path.exists():
+        pytest.skip("the LUCAS rows are not here (shared/data/lucas)")
+    return path
+
+
+def test_real_rows_of_the_2018_survey():
+    path = real("EU_2018_format_BE_2rows.csv")
+    found = points.load(str(path), CORINE_12, "lucas")
+    # One was interpreted in the office, with sentinels for the GPS; one was seen to the north.
+    assert found.removed == {
+        "not observed in situ from within 100 m": 1,
+        "not observed on the point": 1,
+    }
+    with open(path, encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    places = [points._place(points._plain(row)) for row in rows]
+    assert places == [(3.862541317, 50.487792576), (3.812952713, 50.863822271)]
+    measured = [points._plain(row) | {"th_lat": "", "th_long": ""} for row in rows]
+    assert [points._place(row) for row in measured] == [None, (3.813208, 50.863709)]
+
+
+def test_real_rows_of_the_harmonised_survey():
+    found = points.load(str(real("lucas_harmonised_format_3rows.csv")), CORINE_12, "lucas")
+    assert found.year.tolist() == [2006, 2015, 2018]
+    assert found.value.tolist() == [3, 2, 10]
+    assert (found.x < 0).all()
+    assert found.removed == {}
+
+
+def test_every_lucas_code_of_the_legend_is_a_code_of_the_survey():
+    path = LUCAS / "nomenclature" / "lc1_codes.csv"
+    if not path.exists():
+        pytest.skip("the LUCAS codes are not here (shared/data/lucas)")
+    known = set(path.read_text(encoding="utf-8").split())
+    used = {code.split("/")[0].split("+")[0] for code in CORINE_12.crosswalk("lucas")}
+    assert used <= known
