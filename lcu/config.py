@@ -143,8 +143,8 @@ class Sample:
     attribute: str = key("Field of a vector map that holds the code.", "Code_18")
     legend: str = key("A legend that comes with lcu, or a TOML file.", "corine-12")
     years: tuple[int, ...] = key("Years that are sampled; none named: all mapped years.", (), check=_years)
-    per_class: int = key("Samples drawn per class over all tiles.", 500, check=_at_least(2))
-    per_polygon: int = key("Most samples drawn from one polygon of the old map.", 50, check=_at_least(1))
+    per_class: int = key("Samples drawn per class over all tiles.", 1000, check=_at_least(2))
+    per_polygon: int = key("Most samples drawn from one polygon of the old map.", 1000, check=_at_least(1))
     erosion: float = key(
         "Pixels nearer than this to another class of the old map are not drawn, in metres.",
         20.0,
@@ -159,6 +159,11 @@ class Train:
     model: str = key("Which model learns the series.", "svm", allowed=("svm",))
     distributed: str = key("What trains networks in parallel.", "auto",
                            allowed=("auto", "horovod", "torch", "none"))
+    class_weight: str = key(
+        "What a class weighs: as much as any other, its share of the old map, or between (square root).",
+        "square-root",
+        allowed=("balanced", "square-root", "prior"),
+    )
     folds: int = key("Folds of the grid search, by polygon.", 3, check=_between(2, 20))
     c: tuple[float, ...] = key("SVM: values of C that are tried.", (1.0, 10.0, 100.0))
     gamma: tuple[float, ...] = key(

@@ -238,7 +238,10 @@ def remedy(name: str) -> str:
     if venv.exists() and Path(sys.prefix) != venv:
         return f"source {ROOT}/jobscripts/env/debian.sh: the environment is there, but not active"
     if name == "ranks":
-        return "start with the mpirun of the MPI library named above, or with srun --mpi=pmix"
+        return (
+            "start `python -m lcu.main doctor` with the mpirun that belongs to the MPI library "
+            "named above, or with srun --mpi=pmix"
+        )
     if name == "parallel HDF5":
         return "choose another folder for temporary files with TMPDIR"
     if name == "Horovod":
@@ -281,7 +284,7 @@ def doctor(comm: MPI.Comm | None) -> int:
 
 
 def alone() -> int:
-    """Check with this process alone, even without mpi4py."""
+    """Check with this process alone, even without mpi4py; `lcu.main doctor` checks all ranks."""
     try:
         from mpi4py import MPI
     except Exception:  # noqa: BLE001  (the report names the reason)

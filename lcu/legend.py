@@ -2,7 +2,8 @@
 
 A legend is a TOML file: for each class its value, name, colour and its codes in any number of
 nomenclatures. Legends that come with lcu lie in ``lcu/legends/``. A code that no class names is
-ignored: it becomes nodata (255).
+ignored: it becomes nodata (255). Two nomenclatures need no codes in the file: ``value`` (maps that
+hold the class values themselves) and ``corine-grid`` (the official raster's 1..44, from ``corine``).
 """
 
 from __future__ import annotations
@@ -148,8 +149,9 @@ def _parse_class(entry: dict[str, Any], mistakes: list[str]) -> LandClass:
             for code in codes["corine"]
             if code in CORINE_GRID_CODES
         )
-    usable = isinstance(value, int)
-    return LandClass(value if usable else -1, str(name), str(colour), codes)
+    value = value if isinstance(value, int) else -1
+    codes["value"] = (str(value),)
+    return LandClass(value, str(name), str(colour), codes)
 
 
 def _clashes(classes: list[LandClass]) -> list[str]:
@@ -161,7 +163,7 @@ def _clashes(classes: list[LandClass]) -> list[str]:
         for nomenclature, listed in entry.codes.items():
             for code in listed:
                 key = (nomenclature, code)
-                if key in codes and nomenclature != "corine-grid":
+                if key in codes and nomenclature not in ("corine-grid", "value"):
                     mistakes.append(
                         f"{nomenclature} code {code} belongs to {codes[key]} and {entry.name}"
                     )

@@ -108,8 +108,17 @@ def publish(config: Config, comm: MPI.Comm, report: Report) -> Result:
 
     maps = on_root(comm, "opening the maps", Maps.open, config)
     old = _old_map(config, comm, maps)
-    paths, failures = stage.run(config, comm, maps.tiles, maps.layer, old, maps.fingerprint)
-    return Result(failures, "\n".join(f"  {path}" for path in paths))
+    accuracy, earlier = on_root(comm, "reading earlier results", _earlier_results, config)
+    paths, failures = stage.run(
+        config, comm, maps.tiles, maps.layer, old, accuracy, fingerprint=maps.fingerprint, earlier=earlier
+    )
+    return Result(failures, "\n".join([f"{len(paths)} maps", *(f"  {path}" for path in paths)]))
+
+
+def _earlier_results(config: Config) -> tuple[dict[int, Any] | None, list[Failure]]:
+    from lcu.assess import read_results
+
+    return read_results(config), _read_failures(config.directory)
 
 
 def _old_map(config: Config, comm: MPI.Comm, maps: Any) -> Callable[[str, Block], np.ndarray]:
@@ -141,25 +150,23 @@ def run(config: Config, comm: MPI.Comm, names: Sequence[str]) -> int:
     started = datetime.now(UTC)
     _prepare(config, comm, started)
     _header(config, comm)
-    failures: list[Failure] = []
-    timings = {}
+    timings: dict[str, float] = {}
     for name in names:
         begun = time.perf_counter()
         log.info("stage %s begins", name)
         result = STAGES[name](config, comm, Progress(name, comm.rank == 0))
         comm.Barrier()
         timings[name] = round(time.perf_counter() - begun, 2)
-        failures += result.failures
+        on_root(comm, "writing failed.csv", _write_failures, config.directory, name, result.failures)
         _say(comm, f"{name:<10} {timings[name]:8.1f} s  {result.summary.lstrip()}")
         log.info("stage %s ends after %.1f s", name, timings[name])
-    on_root(comm, "writing the provenance", _write_provenance, config, comm.size, started, timings, failures)
-    return _end(config, comm, failures)
+    on_root(comm, "writing the provenance", _write_provenance, config, comm.size, started, timings)
+    return _end(config, comm)
 
 
 def _prepare(config: Config, comm: MPI.Comm, started: datetime) -> None:
     def make() -> None:
-        for folder in ("log",):
-            (config.directory / folder).mkdir(parents=True, exist_ok=True)
+        (config.directory / "log").mkdir(parents=True, exist_ok=True)
         store.write_text(config.directory / "config.toml", configuration.to_toml(config))
 
     on_root(comm, f"making the run directory {config.directory}", make)
@@ -178,7 +185,7 @@ def _header(config: Config, comm: MPI.Comm) -> None:
 
 
 def _write_provenance(
-    config: Config, ranks: int, started: datetime, timings: dict[str, float], failures: list[Failure]
+    config: Config, ranks: int, started: datetime, timings: dict[str, float]
 ) -> None:
     store.write_json(config.directory / "provenance.json", {
         "software": f"lcu {lcu.__version__}",
@@ -192,16 +199,31 @@ def _write_provenance(
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": timings,
         "synthetic": config.simulate is not None,
-        "failed_units": len(failures),
     })  # fmt: skip
+
+
+def _read_failures(directory: Path) -> list[Failure]:
+    """Read ``failed.csv``: what failed the last time that each stage ran."""
+    path = directory / "failed.csv"
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [Failure(*row) for row in list(csv.reader(file))[1:]]
+
+
+def _write_failures(directory: Path, stage: str, failures: list[Failure]) -> None:
+    """Put the failures of a stage in the place of those of its last run."""
+    rows = [item for item in _read_failures(directory) if item.stage != stage]
+    rows += [Failure(stage, item.unit, item.reason) for item in failures]
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["stage", "unit", "reason"])
-    writer.writerows([item.stage, item.unit, item.reason] for item in failures)
-    store.write_text(config.directory / "failed.csv", table.getvalue())
+    writer.writerows([item.stage, item.unit, item.reason] for item in rows)
+    store.write_text(directory / "failed.csv", table.getvalue())
 
 
-def _end(config: Config, comm: MPI.Comm, failures: list[Failure]) -> int:
+def _end(config: Config, comm: MPI.Comm) -> int:
+    failures = on_root(comm, "reading failed.csv", _read_failures, config.directory)
     report = config.directory / "report" / "index.html"
     if on_root(comm, "looking for the report", report.exists):
         _say(comm, f"report {report}")
@@ -265,12 +287,9 @@ def _status_lines(config: Config) -> list[str]:
         lines.append("  composite is not complete: start `run` again to go on")
     if unfinished:
         lines.append(f"  {len(unfinished)} unfinished files (.part) of a run that is going on or was stopped")
-    failed = directory / "failed.csv"
-    if failed.exists():
-        with failed.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.reader(file))[1:]
-        lines.append(f"  {len(rows)} failed")
-        lines += [f"    {stage} {unit}: {reason}" for stage, unit, reason in rows]
+    failures = _read_failures(directory)
+    lines.append(f"  {len(failures)} failed")
+    lines += [f"    {item.stage} {item.unit}: {item.reason}" for item in failures]
     return lines
 
 
@@ -366,9 +385,11 @@ def main(comm: MPI.Comm, argv: Sequence[str] | None = None) -> int:
     config = _load(arguments, comm)
     if isinstance(config, str):
         return _complain(comm, config, 2)
+    from lcu.acquisition import AcquisitionError
+
     try:
         return _dispatch(arguments.command, config, comm)
-    except (RankError, ConfigError, store.StoreError) as error:
+    except (RankError, ConfigError, store.StoreError, AcquisitionError) as error:
         # Raised on all ranks alike (see `ranks.together`), so all of them return.
         log.error("%s", error)
         return _complain(comm, str(error), 2 if _is_usage(error) else 1)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from osgeo import osr
 from sklearn import metrics
 
 from lcu import legend
@@ -335,6 +336,37 @@ def test_pixels_of_points_by_degrees_and_their_edges():
     assert chosen.tolist() == [0, 2]
     assert row.tolist() == [1, 1]
     assert col.tolist() == [0, 0]
+
+
+def test_points_beyond_the_projection_are_on_no_tile():
+    places = [(-170.0, 89.0), (93.0, 0.0), (3.0, 95.0), (900.0, 0.0), (3.00005, 0.00005)]
+    rows = [{"lon": str(lon), "lat": str(lat), "class": "20"} for lon, lat in places]
+    found = points.parse(rows, THREE, "mine")
+    assert found.removed == {"no position": 2}
+    grid = Grid("EPSG:32631", (500000.0, 10.0, 0.0, 10.0, 0.0, -10.0), 3, 1)
+    chosen, _, _ = points.pixels(found, grid)
+    assert chosen.tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("crs", "x", "y"),
+    [("EPSG:32631", 6e5, 5.7e6), ("EPSG:32601", 3e5, 3e6), ("EPSG:3413", -5e4, 5e4)],
+)
+def test_every_pixel_of_a_tile_is_found_again_by_degrees(crs, x, y):
+    grid = Grid(crs, (x, 10.0, 0.0, y, 0.0, -10.0), 10980, 10980)
+    edge = np.array([0, 1, 5000, 10978, 10979])
+    rows, cols = (part.ravel() for part in np.meshgrid(edge, edge, indexing="ij"))
+    systems = osr.SpatialReference(), osr.SpatialReference()
+    for system, name in zip(systems, (crs, "EPSG:4326"), strict=True):
+        system.SetFromUserInput(name)
+        system.SetAxisMappingStrategy(osr.OAMS_TRADITIONAL_GIS_ORDER)
+    places = np.column_stack([x + 10 * (cols + 0.5), y - 10 * (rows + 0.5)])
+    degrees = osr.CoordinateTransformation(*systems).TransformPoints(places)
+    table = [{"lon": repr(lon), "lat": repr(lat), "class": "20"} for lon, lat, _ in degrees]
+    chosen, row, col = points.pixels(points.parse(table, THREE, "mine"), grid)
+    assert chosen.tolist() == list(range(25))
+    np.testing.assert_array_equal(row, rows)
+    np.testing.assert_array_equal(col, cols)
 
 
 def test_semicolons_separate_as_well(tmp_path):

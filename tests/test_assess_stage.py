@@ -359,6 +359,23 @@ def test_points_that_cannot_be_read_are_a_failure(world):
     assert "expected columns lon, lat or x, y" in failures[0].reason
 
 
+def test_points_by_degrees_on_a_local_grid_are_a_failure(world):
+    path, *_ = write_points(world)
+    local = grid_at(0, crs='LOCAL_CS["field",UNIT["metre",1]]')
+    world.tiles = {"31AAA": Tile("31AAA", local)}
+    failures, _ = world.run(world.config(points=path, points_nomenclature="corine"))
+    assert len(failures) == 1
+    assert "31AAA" in failures[0].reason
+
+
+def test_x_and_y_on_tiles_of_two_zones_are_a_failure(world):
+    path, *_ = write_points(world, header="x,y,class")
+    world.tiles["31BBB"] = Tile("31BBB", grid_at(500_000, crs="EPSG:32632"))
+    failures, _ = world.run(world.config(points=path, points_nomenclature="corine"))
+    assert len(failures) == 1
+    assert "use lon, lat" in failures[0].reason
+
+
 def test_raster_and_points_stand_together(world):
     path, *_ = write_points(world)
     reference = world.write_reference()

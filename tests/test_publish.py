@@ -20,7 +20,8 @@ from lcu.ranks import Failure
 gdal.UseExceptions()
 
 LEGEND = legend.load("corine-12")
-SIDE = 1300
+SIDE = 1300  # more than one block
+WIDE = 600  # of the stage's tile: overviews, and quickly drawn
 
 
 def grid_of(side=SIDE, crs="EPSG:32631"):
@@ -254,8 +255,8 @@ class World:
 
     def __init__(self, folder):
         self.folder = folder
-        self.tiles = {"31AAA": Tile("31AAA", grid_of())}
-        self.map = {2018: land_cover(seed=1), 2019: land_cover(seed=2)}
+        self.tiles = {"31AAA": Tile("31AAA", grid_of(WIDE))}
+        self.map = {2018: land_cover(WIDE, seed=1), 2019: land_cover(WIDE, seed=2)}
         self.asked = []
 
     def config(self, simulate=False, **assess):
@@ -379,8 +380,8 @@ def test_the_report_stands_alone_and_shows_the_old_map_beside_the_new(world):
     codes = np.array([0, 111, 231, 211, 241, 131, 332, 331, 311, 312, 322, 512, 335])
     truth = codes[np.where(world.map[2019] > 250, 0, world.map[2019])].astype(np.int32)
     driver = gdal.GetDriverByName("GTiff")
-    dataset = driver.Create(str(reference), SIDE, SIDE, 1, gdal.GDT_Int32)
-    dataset.SetGeoTransform(grid_of().transform)
+    dataset = driver.Create(str(reference), WIDE, WIDE, 1, gdal.GDT_Int32)
+    dataset.SetGeoTransform(grid_of(WIDE).transform)
     dataset.SetProjection(gdal.osr.GetUserInputAsWKT("EPSG:32631"))
     dataset.WriteArray(truth)
     del dataset  # flushing does not finish a GeoTIFF

@@ -50,7 +50,7 @@ finish() {
         tail -n 30 "$logs/$1.log"
         echo "---"
         echo "lcu: setting up failed at the step \"$1\". ${advice_of[$1]}"
-        echo "lcu: \`make env\` goes on where this stopped."
+        echo "lcu: \`make env\` then goes on where this stopped."
     } >&2
     exit 1
 }
@@ -127,9 +127,14 @@ install_python() {
 
 version_of() { sed -n "s/^$1==//p" requirements-built.txt; }
 
-# Compiled without debugging information and warnings: half the time. pip's own cache is not
-# used: it would hand out a wheel that was built with other settings.
-pip_wheel() { CFLAGS="-O2 -g0 -w" pip wheel --no-cache-dir --no-deps --no-build-isolation "$@"; }
+# Compiled without debugging information and warnings: half the time. NumPy's headers come
+# first, because Debian's Python finds those of Debian's older NumPy among its own. pip's own
+# cache is not used: it would hand out a wheel that was built with other settings.
+pip_wheel() {
+    local numpy
+    numpy=$("$venv" -c 'import numpy; print(numpy.get_include())')
+    CFLAGS="-O2 -g0 -w -I$numpy" pip wheel --no-cache-dir --no-deps --no-build-isolation "$@"
+}
 
 build_h5py() {
     CC=mpicc HDF5_MPI=ON HDF5_DIR=$hdf5 pip_wheel -w "$1" --no-binary=h5py "h5py==$(version_of h5py)"
@@ -216,7 +221,7 @@ build_kernels() {
 
 # One set-up at a time in one folder.
 exec 9>"$logs/lock"
-flock 9
+flock -n 9 || { say "another set-up is running here: waiting for it"; flock 9; }
 
 which_python='import sys; print("%d.%d.%d" % sys.version_info[:3], end=" ")'
 version=$("$python" -c "$which_python; assert sys.version_info >= (3, 11)" 2>/dev/null) ||

@@ -88,7 +88,8 @@ def parse(rows: Iterable[Mapping[str, str]], legend: Legend, nomenclature: str) 
         read += 1
         value = _lucas_value(row, table) if "lc1" in row else _class_value(row, table, names)
         place = _place(row)
-        reason = _unusable(row) or (None if place else "no position")
+        on_earth = place and not (geographic and (abs(place[0]) > 180 or abs(place[1]) > 90))
+        reason = _unusable(row) or (None if on_earth else "no position")
         reason = reason or (None if value is not None else "class not in the legend")
         if reason:
             removed[reason] += 1
@@ -179,27 +180,49 @@ def _year(row: Mapping[str, str]) -> int:
 
 def pixels(points: Points, grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return which points lie on a grid and on which pixels: indices, rows, columns, int64."""
-    x, y = _projected(points, grid.crs)
+    chosen = np.arange(len(points.x))
+    x, y = points.x, points.y
+    if points.geographic and len(chosen):
+        chosen, x, y = _projected(points, grid)
     x_origin, x_step, _, y_origin, _, y_step = grid.transform
-    with np.errstate(invalid="ignore"):
-        row = np.floor((y - y_origin) / y_step)
-        col = np.floor((x - x_origin) / x_step)
-        inside = (row >= 0) & (row < grid.height) & (col >= 0) & (col < grid.width)
-    chosen = np.flatnonzero(inside)
-    return chosen, row[chosen].astype(np.int64), col[chosen].astype(np.int64)
+    row = np.floor((y - y_origin) / y_step)
+    col = np.floor((x - x_origin) / x_step)
+    inside = (row >= 0) & (row < grid.height) & (col >= 0) & (col < grid.width)
+    return chosen[inside], row[inside].astype(np.int64), col[inside].astype(np.int64)
 
 
-def _projected(points: Points, crs: str) -> tuple[np.ndarray, np.ndarray]:
-    if not points.geographic or not len(points.x):
-        return points.x, points.y
+def _projected(points: Points, grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the points around a grid: their indices and their x and y in its CRS.
+
+    The others are left out first: one point that a projection does not reach is an error for all.
+    """
     degrees, target = osr.SpatialReference(), osr.SpatialReference()
     degrees.ImportFromEPSG(4326)
-    target.SetFromUserInput(crs)
+    target.SetFromUserInput(grid.crs)
     for system in (degrees, target):
         system.SetAxisMappingStrategy(osr.OAMS_TRADITIONAL_GIS_ORDER)
-    change = osr.CoordinateTransformation(degrees, target)
-    placed = np.array(change.TransformPoints(np.column_stack([points.x, points.y])))
-    return placed[:, 0], placed[:, 1]
+    x_min, y_min, x_max, y_max = grid.bounds
+    places = [((x_min + x_max) / 2, (y_min + y_max) / 2)]
+    places += [(x, y) for x in (x_min, x_max) for y in (y_min, y_max)]
+    back = osr.CoordinateTransformation(target, degrees).TransformPoints(places)
+    centre, *corners = _directions(*np.array(back).T[:2])
+    reach = min(np.array(corners) @ centre)
+    # Twice as far as the farthest corner, for edges are bent (1 - cos grows with the square), and
+    # 10 m more, which is what rounding costs.
+    near = _directions(points.x, points.y) @ centre >= 1 - 4 * (1 - reach) - 1e-12
+    chosen = np.flatnonzero(near)
+    forth = osr.CoordinateTransformation(degrees, target)
+    placed = forth.TransformPoints(np.column_stack([points.x[chosen], points.y[chosen]]))
+    x, y, _ = np.array(placed, dtype=np.float64).reshape(-1, 3).T
+    return chosen, x, y
+
+
+def _directions(longitude: np.ndarray, latitude: np.ndarray) -> np.ndarray:
+    """Return unit vectors [point, 3] from degrees."""
+    east, north = np.radians(longitude), np.radians(latitude)
+    return np.stack(
+        [np.cos(north) * np.cos(east), np.cos(north) * np.sin(east), np.sin(north)], axis=1
+    )
 
 
 class PointReference:

@@ -92,6 +92,11 @@ def _load_points(config: Config, tiles: dict[str, Tile]) -> points.Points | str:
         return str(error)
     if not loaded.geographic and len({tile.grid.crs for tile in tiles.values()}) > 1:
         return f"{config.assess.points}: x, y do not say in which tile's CRS they are; use lon, lat"
+    try:
+        for tile in tiles.values():
+            points.pixels(loaded, tile.grid)
+    except RuntimeError as error:
+        return f"{config.assess.points}: cannot be brought onto the grid of {tile.id}: {error}"
     if not len(loaded.x):
         removed = ", ".join(f"{count} {reason}" for reason, count in loaded.removed.items())
         return f"{config.assess.points}: none of {loaded.read} rows is usable ({removed})"

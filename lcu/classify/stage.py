@@ -64,9 +64,9 @@ class Maps:
         """Read land cover, uint8 [y, x]: class value; 255 nodata, 254 outside."""
         return land_cover(self.probability(tile, year, block), self.legend.values)
 
-    def fingerprint(self, tile: str, year: int) -> str:
-        """Return what a tile's maps of a year follow from."""
-        return self.marks[tile, year]
+    def fingerprint(self, tile: str, year: int, name: str) -> str:
+        """Return what a published layer follows from."""
+        return store.fingerprint("layer 1", name, self.marks[tile, year])
 
     def layer(self, tile: str, year: int, name: str, block: Block) -> np.ndarray:
         """Read a published layer: MAP, CONF, NOBS or PROB."""

@@ -134,10 +134,6 @@ def run(config: Config, comm: MPI.Comm, report: Any) -> tuple[list[Failure], str
         What there is now, in a line.
     """
     found, tiles, failures = acquisition.find(config, comm)
-    if not tiles:
-        named = ", ".join(config.archive.path)
-        reason = f"no acquisition of {config.archive.years} can be used in {named}"
-        raise store.StoreError("; ".join([reason, *(f"{item.unit}: {item.reason}" for item in failures[:5])]))
     unreadable = on_root(comm, "reading unreadable.json", _known_unreadable, config)
     failures += [item for name, item in unreadable.items() if _is_of(name, found)]
     found = {tile: [item for item in of if item.fingerprint() not in unreadable] for tile, of in found.items()}

@@ -19,7 +19,9 @@ from lcu.simulate import parameters as p
 (_WARP, _RIDGE, _HILLS, _REGION, _STAND, _KIND, _ODD, _TOWN, _QUARRY, _RESERVOIR, _SHORE, _ROTATION,
  _EVENT, _SUBTYPE, _BLOCKS) = range(100, 115)  # fmt: skip
 
-URBAN, GRASS, CROPS, ANNUAL, MINERAL, ROCKS, SAND, BROADLEAVES, CONIFERS, SHRUB, LAKE, SNOW = range(1, 13)
+URBAN, GRASS, CROPS, ANNUAL, MINERAL, ROCKS, SAND, BROADLEAVES, CONIFERS, SHRUB, LAKE, SNOW = range(
+    1, 13
+)
 
 
 class World(NamedTuple):
@@ -100,7 +102,9 @@ def place(x: np.ndarray, y: np.ndarray, seed: int) -> Place:
     town = np.where(level < p.TOWN_HEIGHT, _town(block.x, block.y, seed), -np.inf)
     quarry = _discs(wx, wy, level, p.QUARRY, p.QUARRY_RADIUS, p.QUARRY_HEIGHT, seed, _QUARRY)
     quarry = np.where(noise.uniform(quarry, 1) < p.QUARRY_SHARE, quarry, 0)
-    reservoir = _discs(wx, wy, level, p.RESERVOIR, p.RESERVOIR_RADIUS, p.RESERVOIR_HEIGHT, seed, _RESERVOIR)
+    reservoir = _discs(
+        wx, wy, level, p.RESERVOIR, p.RESERVOIR_RADIUS, p.RESERVOIR_HEIGHT, seed, _RESERVOIR
+    )
     return Place(level, region.id, parcel, block.id, value, town, quarry, reservoir)
 
 
@@ -131,7 +135,8 @@ def _choose(chance: np.ndarray, weights: dict[int, float]) -> np.ndarray:
 _OTHERS = {
     GRASS: (CROPS, ANNUAL, SHRUB, BROADLEAVES), CROPS: (ANNUAL, GRASS, ANNUAL, BROADLEAVES),
     ANNUAL: (CROPS, CROPS, GRASS, BROADLEAVES), BROADLEAVES: (CONIFERS, CONIFERS, SHRUB, GRASS),
-    CONIFERS: (BROADLEAVES, BROADLEAVES, SHRUB, GRASS), SHRUB: (GRASS, GRASS, CONIFERS, BROADLEAVES),
+    CONIFERS: (BROADLEAVES, BROADLEAVES, SHRUB, GRASS),
+    SHRUB: (GRASS, GRASS, CONIFERS, BROADLEAVES),
 }  # fmt: skip
 _OTHER = np.zeros((13, 4), dtype=np.uint8)
 for _value, _listed in _OTHERS.items():
@@ -191,7 +196,10 @@ def cover(where: Place, year: int, world: World) -> Ground:
     built = _built(where, value, year, world)
     value, parcel = np.where(built, URBAN, value), np.where(built, where.block, parcel)
     dug = (where.quarry != 0) & ~built & (value != LAKE)
-    value, parcel = np.where(dug, MINERAL, value), np.where(dug, noise.mix(where.quarry, where.parcel), parcel)
+    value, parcel = (
+        np.where(dug, MINERAL, value),
+        np.where(dug, noise.mix(where.quarry, where.parcel), parcel),
+    )
     flooded = _flooded(where, year, world) & ~built
     value = np.where(flooded, LAKE, value)
     # A lake behaves as one over a wide stretch; its own stands would show as a mosaic.
@@ -207,7 +215,11 @@ def _conversions(where: Place, year: int, world: World) -> np.ndarray:
     if not rate:
         return where.value
     epoch = np.floor((year - 2000) * rate + noise.uniform(where.parcel, _EVENT, 1)).astype(np.int64)
-    turned = (epoch > 0) & (where.value <= ANNUAL) & (noise.uniform(where.parcel, _EVENT, 2, epoch) < p.ODD_FIELDS)
+    turned = (
+        (epoch > 0)
+        & (where.value <= ANNUAL)
+        & (noise.uniform(where.parcel, _EVENT, 2, epoch) < p.ODD_FIELDS)
+    )
     return np.where(turned, _other(where.value, where.parcel, epoch), where.value)
 
 
@@ -231,7 +243,9 @@ def _built(where: Place, value: np.ndarray, year: int, world: World) -> np.ndarr
 
 
 def _flooded(where: Place, year: int, world: World) -> np.ndarray:
-    come = noise.uniform(where.reservoir, _EVENT, 5) < world.rate(p.RATE_RESERVOIR) * (year - p.RESERVOIR_START)
+    come = noise.uniform(where.reservoir, _EVENT, 5) < world.rate(p.RATE_RESERVOIR) * (
+        year - p.RESERVOIR_START
+    )
     return (where.reservoir != 0) & come
 
 
@@ -241,12 +255,16 @@ _MEMBERS = [np.flatnonzero(value == p.VALUES) for value in range(13)]
 def _subtype(value: np.ndarray, parcel: np.ndarray, where: Place, year: int) -> np.ndarray:
     """Choose the sub-type of each parcel within its class; on fields it rotates over the years."""
     own, regional = noise.uniform(parcel, _SUBTYPE, 1), noise.uniform(where.region, value, _SUBTYPE)
-    chance = np.where(noise.uniform(parcel, _SUBTYPE, 2) < 0.6, regional, own)
+    chance = np.where(noise.uniform(parcel, _SUBTYPE, 2) < p.REGIONAL, regional, own)
     turn = _rotation(parcel, year)
     subtype = np.zeros(value.shape, dtype=np.uint8)
     for kind in range(1, 13):
         members, here = _MEMBERS[kind], value == kind
-        steps = chance[here] * len(members) if kind not in (CROPS, ANNUAL) else turn[here] % len(members)
+        steps = (
+            chance[here] * len(members)
+            if kind not in (CROPS, ANNUAL)
+            else turn[here] % len(members)
+        )
         subtype[here] = members[np.floor(steps).astype(np.int64)]
     low = where.height < p.BELTS[1][0]
     meadows = (value == GRASS) & low & (subtype == _MEMBERS[GRASS][2])

@@ -24,7 +24,7 @@ _STEP = 32
 
 
 def tiles(simulate: Simulate) -> list[Tile]:
-    """Return the tiles, from west to east; the first lies where MGRS has the north-west of its tile."""
+    """Return the tiles, from west to east; the first begins where MGRS has its corner."""
     first = simulate.tiles[0]
     ground, west, north = origin(first)
     step = (simulate.size - simulate.overlap) * 10
@@ -58,11 +58,13 @@ def origin(name: str) -> tuple[str, int, int]:
     lowest = (8 * band - 80) * 110_574 + (0 if band >= 10 else 10_000_000) - 100_000
     north += 2_000_000 * max(0, math.ceil((lowest - north) / 2_000_000))
     crs = f"EPSG:{(32600 if band >= 10 else 32700) + zone}"
-    return crs, east // 60 * 60, -(-(north + 100_000) // 60) * 60
+    # ESA's corners are multiples of 60 m from the equator, outside the 100 km square.
+    equator = 0 if band >= 10 else 10_000_000
+    return crs, east // 60 * 60, equator - (equator - north - 100_000) // 60 * 60
 
 
 def _corner_elsewhere(ground: str, crs: str, corner: tuple[int, int], size: int) -> tuple[int, int]:
-    """Return the corner, in `crs`, of a tile with the same centre; a multiple of 60 m, as ESA's are."""
+    """Return the corner, in `crs`, of a tile with the same centre: a multiple of 60 m."""
     half = size * 5
     x, y = transform(np.array([corner[0] + half]), np.array([corner[1] - half]), ground, crs)
     return round((x[0] - half) / 60) * 60, round((y[0] + half) / 60) * 60
@@ -79,7 +81,9 @@ def _between(source: str, target: str) -> osr.CoordinateTransformation:
     return osr.CoordinateTransformation(*systems)
 
 
-def transform(x: np.ndarray, y: np.ndarray, source: str, target: str) -> tuple[np.ndarray, np.ndarray]:
+def transform(
+    x: np.ndarray, y: np.ndarray, source: str, target: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Transform coordinates, float64 [...], from one CRS to another; x is east or longitude."""
     points = np.stack([np.ravel(x), np.ravel(y)], axis=1)
     found = np.array(_between(source, target).TransformPoints(points))
@@ -92,7 +96,9 @@ def coordinates(grid: Grid, block: Block, ground: str) -> tuple[np.ndarray, np.n
     `block` may reach beyond the grid: the ground goes on.
     """
     if grid.crs == ground:
-        return _centres(grid, np.arange(block.height) + block.row, np.arange(block.width) + block.col)
+        return _centres(
+            grid, np.arange(block.height) + block.row, np.arange(block.width) + block.col
+        )
     rows = np.arange(block.row - block.row % _STEP, block.row + block.height + _STEP, _STEP)
     cols = np.arange(block.col - block.col % _STEP, block.col + block.width + _STEP, _STEP)
     x, y = transform(*_centres(grid, rows, cols), grid.crs, ground)

@@ -1,7 +1,7 @@
 """How hard the simulated world is: the figures that its tests pin.
 
-``python -m lcu.simulate.measure --seeds 1 2 3`` prints one row a seed. The acquisitions are the ones
-that the stage writes, made in memory by the same functions; only the JP2 files are left out.
+``python -m lcu.simulate.measure --seeds 1 2 3`` prints one row a seed. The acquisitions are the
+ones that the stage writes, made in memory by the same functions; only the JP2 files are left out.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class Difficulty(NamedTuple):
     old_map: float
 
 
-def difficulty(seed: int, simulate: Simulate, years: Sequence[int] = (2018, 2019, 2020)) -> Difficulty:
+def difficulty(
+    seed: int, simulate: Simulate, years: Sequence[int] = (2018, 2019, 2020)
+) -> Difficulty:
     """Measure the world of a seed on its first tile."""
     tile, world = layout.tiles(simulate)[0], World(seed, simulate.change)
     ground = tile.grid.crs
@@ -47,12 +49,18 @@ def difficulty(seed: int, simulate: Simulate, years: Sequence[int] = (2018, 2019
     for year in years:
         series = monthly_medians(tile, rows, cols, year, ground, world)
         label = values[year][rows, cols]
-        model = _grid_search(series[train], label[train], rows[train], cols[train]) if model is None else model
+        model = (
+            _grid_search(series[train], label[train], rows[train], cols[train])
+            if model is None
+            else model
+        )
         model.fit(series[train], label[train])
         maps.append(model.predict(series[~train]))
         scores.append((maps[-1] == label[~train]).mean())
     agreement = np.mean([(a == b).mean() for a, b in zip(maps, maps[1:], strict=False)])
-    return Difficulty(float(np.mean(scores)), float(agreement), old_map_agreement(simulate, seed, years[0]))
+    return Difficulty(
+        float(np.mean(scores)), float(agreement), old_map_agreement(simulate, seed, years[0])
+    )
 
 
 def class_map(tile: Tile, year: int, ground: str, world: World) -> np.ndarray:
@@ -68,15 +76,20 @@ def _pixels(values: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.n
     stream = np.random.default_rng(seed)
     row, col = np.indices(values.shape)
     held_out = ((row // _SIDE) + 2 * (col // _SIDE)) % 3 == 0
-    chosen = [stream.permutation(np.flatnonzero(~held_out & (values == kind)))[:_PER_CLASS] for kind in range(1, 13)]
+    chosen = [
+        stream.permutation(np.flatnonzero(~held_out & (values == kind)))[:_PER_CLASS]
+        for kind in range(1, 13)
+    ]
     chosen = np.concatenate(chosen)
     test = stream.permutation(np.flatnonzero(held_out))[:_TEST]
     rows, cols = np.unravel_index(np.concatenate([chosen, test]), values.shape)
     return rows, cols, np.arange(rows.size) < chosen.size
 
 
-def monthly_medians(tile: Tile, rows: np.ndarray, cols: np.ndarray, year: int, ground: str, world: World) -> np.ndarray:
-    """Return the filled monthly medians of some pixels, float32 [pixel, month * band], reflectance."""
+def monthly_medians(
+    tile: Tile, rows: np.ndarray, cols: np.ndarray, year: int, ground: str, world: World
+) -> np.ndarray:
+    """Return the filled monthly medians of pixels, reflectance float32 [pixel, month * band]."""
     extent = sky.extent_of([tile.grid], ground)
     visits = sky.visits(tile, 0, year, ground, extent, world.seed)
     values = np.stack([_observe(tile, rows, cols, visit, ground, world) for visit in visits])
@@ -99,8 +112,10 @@ def _median(values: np.ndarray) -> np.ndarray:
     return (pick[0] + pick[1]) / 2
 
 
-def _observe(tile: Tile, rows: np.ndarray, cols: np.ndarray, visit: sky.Visit, ground: str, world: World) -> np.ndarray:
-    """Return the reflectance of pixels in one acquisition, float32 [pixel, band]; NaN where not clear."""
+def _observe(
+    tile: Tile, rows: np.ndarray, cols: np.ndarray, visit: sky.Visit, ground: str, world: World
+) -> np.ndarray:
+    """Return the reflectance of pixels, float32 [pixel, band]; NaN where not clear."""
     found = np.full((len(rows), len(BANDS)), np.nan, dtype=np.float32)
     for block in sensor.blocks(tile):
         here = np.flatnonzero(_inside(block, rows, cols))
@@ -119,14 +134,16 @@ def _inside(block: Block, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
 
 
 def _fill(series: np.ndarray) -> np.ndarray:
-    """Fill gaps linearly over the months, ends with the nearest; a pixel without any value with 0."""
+    """Fill gaps linearly over the months, ends with the nearest, pixels without values with 0."""
     months = np.arange(len(series))
     filled = np.zeros_like(series)
     for pixel in range(series.shape[1]):
         there = np.isfinite(series[:, pixel, 0])
         if there.any():
             for band in range(series.shape[2]):
-                filled[:, pixel, band] = np.interp(months, months[there], series[there, pixel, band])
+                filled[:, pixel, band] = np.interp(
+                    months, months[there], series[there, pixel, band]
+                )
     return filled
 
 
@@ -141,7 +158,9 @@ def _grid_search(series: np.ndarray, label: np.ndarray, rows: np.ndarray, cols: 
     return model.set_params(**search.best_params_)
 
 
-def old_map_agreement(simulate: Simulate, seed: int, year: int, old_year: int | None = None) -> float:
+def old_map_agreement(
+    simulate: Simulate, seed: int, year: int, old_year: int | None = None
+) -> float:
     """Return the share of pixels on which the old map has the class of the truth of `year`."""
     tile, world = layout.tiles(simulate)[0], World(seed, simulate.change)
     ground = tile.grid.crs
@@ -163,7 +182,10 @@ def main() -> None:
     print("seed  accuracy  agreement  old map")
     for seed in arguments.seeds:
         found = difficulty(seed, Simulate(size=arguments.size, mapping_unit=arguments.mapping_unit))
-        print(f"{seed:4}  {found.accuracy:8.3f}  {found.agreement:9.3f}  {found.old_map:7.3f}", flush=True)
+        print(
+            f"{seed:4}  {found.accuracy:8.3f}  {found.agreement:9.3f}  {found.old_map:7.3f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""The metadata of a SAFE product, as far as readers (GDAL's SENTINEL2 driver among them) ask for it."""
+# ruff: noqa: E501  (lines of XML are as long as they are)
+"""The metadata of a SAFE product, as far as readers ask for it, GDAL's SENTINEL2 driver among them."""
 
 from __future__ import annotations
 
@@ -43,7 +44,9 @@ class Names:
         craft = f"S2{visit.spacecraft}"
         # The absolute orbit: one revolution takes 100.6 minutes; 143 of them are a cycle of 10 days.
         self.absolute = 1000 + visit.day * 143 // 10
-        self.product = f"{craft}_MSIL2A_{start}_N{number}_R{visit.orbit:03}_T{visit.tile}_{made}.SAFE"
+        self.product = (
+            f"{craft}_MSIL2A_{start}_N{number}_R{visit.orbit:03}_T{visit.tile}_{made}.SAFE"
+        )
         self.granule = f"L2A_T{visit.tile}_A{self.absolute:06}_{start}"
         self.stem = f"T{visit.tile}_{start}"
         self.datatake = f"G{craft}_{start}_{self.absolute:06}_N{self.baseline}"
@@ -57,7 +60,9 @@ class Names:
     @property
     def images(self) -> dict[str, str]:
         """Band (or SCL) -> path inside the product, without suffix."""
-        return {band: self.image(band, n) for band, n in RESOLUTION.items()} | {"SCL": self.image("SCL", 20)}
+        return {band: self.image(band, n) for band, n in RESOLUTION.items()} | {
+            "SCL": self.image("SCL", 20)
+        }
 
 
 def _time(when: datetime) -> str:
@@ -76,7 +81,9 @@ def shares(scl: np.ndarray) -> dict[str, float]:
 def product_xml(visit: Visit, percent: Mapping[str, float]) -> str:
     """Return MTD_MSIL2A.xml."""
     names = Names(visit)
-    files = "\n".join(f"            <IMAGE_FILE>{path}</IMAGE_FILE>" for path in names.images.values())
+    files = "\n".join(
+        f"            <IMAGE_FILE>{path}</IMAGE_FILE>" for path in names.images.values()
+    )
     return f"""<?xml version="1.0" encoding="UTF-8" standalone="no"?>
 <n1:Level-2A_User_Product xmlns:n1="{_PSD}/User_Product_Level-2A.xsd" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">
   <n1:General_Info>
@@ -146,8 +153,13 @@ def _offsets(visit: Visit) -> str:
     """Return the offsets of the new baseline; the old one has no such element."""
     if not visit.new:
         return ""
-    lines = [f'        <BOA_ADD_OFFSET band_id="{i}">{p.OFFSET}</BOA_ADD_OFFSET>' for i in range(len(_SPECTRUM))]
-    return "\n".join(["      <BOA_ADD_OFFSET_VALUES_LIST>", *lines, "      </BOA_ADD_OFFSET_VALUES_LIST>", ""])
+    lines = [
+        f'        <BOA_ADD_OFFSET band_id="{i}">{p.OFFSET}</BOA_ADD_OFFSET>'
+        for i in range(len(_SPECTRUM))
+    ]
+    return "\n".join(
+        ["      <BOA_ADD_OFFSET_VALUES_LIST>", *lines, "      </BOA_ADD_OFFSET_VALUES_LIST>", ""]
+    )
 
 
 def _spectrum() -> str:
@@ -166,7 +178,9 @@ def _spectrum() -> str:
 
 def _percentages(percent: Mapping[str, float], indent: int) -> str:
     listed = [name for name in percent if name != "CLOUDY"]
-    return "\n".join(f"{' ' * indent}<{n}_PERCENTAGE>{percent[n]:.6f}</{n}_PERCENTAGE>" for n in listed)
+    return "\n".join(
+        f"{' ' * indent}<{n}_PERCENTAGE>{percent[n]:.6f}</{n}_PERCENTAGE>" for n in listed
+    )
 
 
 def granule_xml(visit: Visit, grid: Grid, percent: Mapping[str, float]) -> str:

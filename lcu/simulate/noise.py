@@ -119,7 +119,9 @@ def fractal(x: np.ndarray, y: np.ndarray, scale: float, octaves: int, *keys: int
     return total / np.sqrt(power)
 
 
-def rotate(x: np.ndarray, y: np.ndarray, angle: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
+def rotate(
+    x: np.ndarray, y: np.ndarray, angle: np.ndarray | float
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the coordinates along axes turned by `angle` radians."""
     cosine, sine = np.cos(angle), np.sin(angle)
     return x * cosine + y * sine, y * cosine - x * sine

@@ -1,7 +1,7 @@
 """The old map: what a CORINE of the world would show, two years before the first mapped year.
 
-A cell of 100 m gets the class of most of the ground in it; areas smaller than the mapping unit go to
-the neighbour with the longest common border; some areas are plainly wrong. Pure but for GDAL's
+A cell of 100 m gets the class of most of the ground in it; areas smaller than the mapping unit go
+to the neighbour with the longest common border; some areas are plainly wrong. Pure but for GDAL's
 coordinate transformation.
 """
 
@@ -26,18 +26,12 @@ VALUE_OF[p.CORINE] = p.VALUES
 
 
 def area(tiles: list[Tile]) -> Grid:
-    """Return the grid of the old map: cells of 100 m that cover all tiles and some ground around."""
+    """Return the grid of the old map: cells of 100 m that cover all tiles and a little more."""
     x, y = [], []
     for tile in tiles:
-        west, south, east, north = tile.grid.bounds
-        edge = np.linspace(0, 1, 9)
-        across, down = west + (east - west) * edge, south + (north - south) * edge
-        u, v = layout.transform(
-            np.concatenate([across, across, 0 * down + west, 0 * down + east]),
-            np.concatenate([0 * across + south, 0 * across + north, down, down]), tile.grid.crs, CRS,
-        )  # fmt: skip
-        x.append(u)
-        y.append(v)
+        corners = layout.transform(*_outline(tile.grid), tile.grid.crs, CRS)
+        x.append(corners[0])
+        y.append(corners[1])
     cell = p.OLD_MAP_CELL
     left, right = (f(g(x).item() / cell) for f, g in ((math.floor, np.min), (math.ceil, np.max)))
     bottom, top = (f(g(y).item() / cell) for f, g in ((math.floor, np.min), (math.ceil, np.max)))
@@ -45,9 +39,20 @@ def area(tiles: list[Tile]) -> Grid:
     return Grid(CRS, origin, top - bottom + 4, right - left + 4)
 
 
+def _outline(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Return points along the edge of a grid, float64 [point], in its CRS."""
+    west, south, east, north = grid.bounds
+    across, down = np.linspace(west, east, 9), np.linspace(south, north, 9)
+    x = np.concatenate([across, across, np.full(9, west), np.full(9, east)])
+    return x, np.concatenate([np.full(9, south), np.full(9, north), down, down])
+
+
 def strips(grid: Grid) -> list[Block]:
     """Return the strips of rows that the map is drawn in."""
-    return [Block(row, 0, min(ROWS, grid.height - row), grid.width) for row in range(0, grid.height, ROWS)]
+    return [
+        Block(row, 0, min(ROWS, grid.height - row), grid.width)
+        for row in range(0, grid.height, ROWS)
+    ]
 
 
 def draw(grid: Grid, ground: str, year: int, world: landscape.World) -> np.ndarray:
@@ -55,7 +60,9 @@ def draw(grid: Grid, ground: str, year: int, world: landscape.World) -> np.ndarr
     return np.concatenate([draw_strip(grid, strip, ground, year, world) for strip in strips(grid)])
 
 
-def draw_strip(grid: Grid, strip: Block, ground: str, year: int, world: landscape.World) -> np.ndarray:
+def draw_strip(
+    grid: Grid, strip: Block, ground: str, year: int, world: landscape.World
+) -> np.ndarray:
     """Return the CORINE code of most of the ground in each cell of a strip, uint16 [y, x]."""
     n = p.OLD_MAP_SAMPLES
     west, cell, _, north, _, _ = grid.transform
@@ -63,7 +70,11 @@ def draw_strip(grid: Grid, strip: Block, ground: str, year: int, world: landscap
     block = Block(strip.row * n, strip.col * n, strip.height * n, strip.width * n)
     x, y = layout.coordinates(fine, block, ground)
     subtype = landscape.cover(landscape.place(x, y, world.seed), year, world).subtype
-    subtype = subtype.reshape(strip.height, n, strip.width, n).transpose(0, 2, 1, 3).reshape(strip.height, strip.width, -1)
+    subtype = (
+        subtype.reshape(strip.height, n, strip.width, n)
+        .transpose(0, 2, 1, 3)
+        .reshape(strip.height, strip.width, -1)
+    )
     return _most_frequent(p.CORINE[subtype])
 
 
@@ -73,7 +84,9 @@ def _most_frequent(codes: np.ndarray) -> np.ndarray:
     counts = np.stack([(value == kind).sum(axis=-1) for kind in range(1, 13)])
     winner = counts.argmax(axis=0) + 1
     listed = np.unique(p.CORINE)
-    votes = np.stack([((codes == code).sum(axis=-1)) * (VALUE_OF[code] == winner) for code in listed])
+    votes = np.stack(
+        [((codes == code).sum(axis=-1)) * (VALUE_OF[code] == winner) for code in listed]
+    )
     return listed[votes.argmax(axis=0)]
 
 
@@ -93,12 +106,14 @@ def _codes(value: np.ndarray, before: np.ndarray, codes: np.ndarray) -> np.ndarr
     votes = np.zeros((listed.size, count), dtype=np.int64)
     for position, code in enumerate(listed):
         fits = VALUE_OF[code] == value
-        votes[position] = np.bincount(number.ravel(), (fits * (1e-6 + (codes == code))).ravel() * 1e6, count)
+        votes[position] = np.bincount(
+            number.ravel(), (fits * (1e-6 + (codes == code))).ravel() * 1e6, count
+        )
     return listed[votes.argmax(axis=0)][number]
 
 
 def label_areas(value: np.ndarray) -> tuple[np.ndarray, int]:
-    """Number the connected areas (by sides) of equal value from 0 in row-major order of their first cell."""
+    """Give each area of equal value, connected by sides, a number from 0; int64 [y, x], count."""
     number = np.zeros(value.shape, dtype=np.int64)
     count = 0
     for kind in np.unique(value):
@@ -125,7 +140,11 @@ def merge_small(value: np.ndarray, smallest: int) -> np.ndarray:
             first = np.unique(number, return_index=True)[1]
             kinds = value.ravel()[first]
             # An area gives way only to one that is no smaller or that does not give way itself.
-            moves = small & ((cells[target] > cells) | ((cells[target] == cells) & (target < np.arange(count))) | ~small[target])
+            moves = small & (
+                (cells[target] > cells)
+                | ((cells[target] == cells) & (target < np.arange(count)))
+                | ~small[target]
+            )
             if not moves.any():
                 break
             value = np.where(moves, kinds[target], kinds)[number].astype(value.dtype)
@@ -155,16 +174,18 @@ def _longest_border(number: np.ndarray, count: int, small: np.ndarray) -> np.nda
 
 
 def mislabel(value: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Give areas that make up about `share` of the map a wrong class, drawn at random; uint8 [y, x]."""
+    """Give areas that make up about `share` of the map a wrong class; uint8 [y, x]."""
     number, count = label_areas(value)
     cells = np.bincount(number.ravel(), minlength=count)
     kinds = value.ravel()[np.unique(number, return_index=True)[1]].astype(np.int64)
     left = share * value.size
     new = kinds.copy()
-    for area_ in np.argsort(noise.uniform(seed, _MISTAKE, np.arange(count)), kind="stable"):
-        if cells[area_] <= 1.1 * left:
-            new[area_] = (kinds[area_] + int(11 * noise.uniform(seed, _MISTAKE, int(area_), 1))) % 12 + 1
-            left -= cells[area_]
+    for chosen in np.argsort(noise.uniform(seed, _MISTAKE, np.arange(count)), kind="stable"):
+        if cells[chosen] <= 1.1 * left:
+            new[chosen] = (
+                kinds[chosen] + int(11 * noise.uniform(seed, _MISTAKE, int(chosen), 1))
+            ) % 12 + 1
+            left -= cells[chosen]
     return new[number].astype(value.dtype)
 
 
@@ -172,4 +193,6 @@ def look_up(codes: np.ndarray, grid: Grid, onto: Grid) -> np.ndarray:
     """Return the old map's code at each pixel of a tile's grid (nearest), uint16 [y, x]."""
     x, y = layout.coordinates(onto, onto.whole, CRS)
     west, cell, _, north, _, _ = grid.transform
-    return codes[np.floor((north - y) / cell).astype(np.int64), np.floor((x - west) / cell).astype(np.int64)]
+    return codes[
+        np.floor((north - y) / cell).astype(np.int64), np.floor((x - west) / cell).astype(np.int64)
+    ]

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (one sub-type a line, so that they can be compared)
 """Every number that makes the simulated world what it is, in one place.
 
 The difficulty of the world is pinned by `tests/test_simulate.py`, and later stages are tuned on it.
@@ -25,13 +26,13 @@ HALO = 2
 RIDGE = 6000.0
 RIDGE_DIRECTION = 0.5
 # Regions are what an old map shows; fields and stands are what a farmer or forester works on.
-REGION, FIELD_WIDTH, FIELD_LENGTH, STAND = 950.0, 120.0, 260.0, 240.0
+REGION, FIELD_WIDTH, FIELD_LENGTH, STAND = 1000.0, 120.0, 260.0, 240.0
 # Share of fields and stands whose class differs from that of their region.
-ODD_FIELDS, ODD_STANDS = 0.09, 0.07
+ODD_FIELDS, ODD_STANDS = 0.05, 0.04
 # Relative heights at which water ends and rock and ice begin (the height is roughly normal).
-LAKE_LEVEL, SHORE_LEVEL, ROCK_LEVEL, SNOW_LEVEL = -1.42, -1.08, 1.06, 1.40
+LAKE_LEVEL, SHORE_LEVEL, ROCK_LEVEL, SNOW_LEVEL = -1.36, -0.98, 1.02, 1.33
 # A shore is sand where its noise exceeds this.
-SHORE_NOISE = -0.25
+SHORE_NOISE = -0.55
 # Belts by height: upper end, and the weights of the classes of the regions in them.
 BELTS = (
     (-0.15, {2: 0.24, 3: 0.40, 4: 0.28, 8: 0.08}),
@@ -49,8 +50,10 @@ RESERVOIR, RESERVOIR_RADIUS, RESERVOIR_HEIGHT = 1600.0, (130.0, 230.0), (-1.0, 0
 RESERVOIR_START = 2010
 
 # --- Change: yearly rates where simulate.change is 1 % of the area (they scale with it) -----------
-RATE_FELLING, RATE_TOWN, RATE_RESERVOIR, RATE_CONVERSION = 0.010, 0.050, 0.050, 0.030
+RATE_FELLING, RATE_TOWN, RATE_RESERVOIR, RATE_CONVERSION = 0.012, 0.050, 0.050, 0.030
 FELLED_YEARS = 8
+# Share of the parcels of a class in a region that have the region's sub-type; the others their own.
+REGIONAL = 0.3
 GLACIER_RETREAT = 0.006  # relative height a year
 RETREAT_START = 2015
 
@@ -60,15 +63,16 @@ RELIEF, SHADING = 260.0, 0.65
 
 # --- Difference between fields, years and pixels: the knobs of the difficulty ---------------------
 YEAR_SHIFT = 8.0  # days, standard deviation over years (one shift for all)
-FIELD_SHIFT = 10.0  # days, standard deviation over (field, year)
+FIELD_SHIFT = 6.0  # days, standard deviation over (field, year)
 HEIGHT_DELAY = 9.0  # days per unit of relative height
 VIGOUR = 0.14  # of (field, year), relative
-BRIGHTNESS, BRIGHTNESS_YEAR = 0.09, 0.08  # of the field; of (field, year), relative
-TILT = 0.05  # relative, visible against infrared, of (field, year)
-WETNESS = 0.07  # of (region of the sky, acquisition), relative, on bare ground
+BRIGHTNESS, BRIGHTNESS_YEAR = 0.05, 0.06  # of the field; of (field, year), relative
+TILT = 0.03  # relative, visible against infrared, of (field, year)
+WETNESS = 0.05  # of (region of the sky, acquisition), relative, on bare ground
 # Share of a field that another class covers: |N| times this, anew every year, up to a limit.
-IMPURITY_FIELD, IMPURITY_YEAR, IMPURITY_LIMIT = 0.08, 0.30, 0.80
-IMPURITY_PIXEL, IMPURITY_SCALE = 0.12, 60.0  # its texture inside the field
+IMPURITY_FIELD, IMPURITY_YEAR, IMPURITY_LIMIT = 0.03, 0.12, 0.80
+# Its texture inside the field: relative to that share, and added to it; metres.
+IMPURITY_PATCHES, IMPURITY_PIXEL, IMPURITY_SCALE = 0.80, 0.036, 60.0
 TEXTURE, TEXTURE_YEAR, TEXTURE_SCALE = 0.05, 0.05, 35.0  # relative
 
 # --- Sky -------------------------------------------------------------------------------------------
@@ -79,7 +83,7 @@ CLOUD_DAYS = 0.68  # share of acquisitions with clouds
 CLOUD_HEIGHT = (700.0, 3000.0)  # metres above ground
 SHADOW = 0.45  # light that is left in the shadow
 SCL_MISSES = 0.35  # opacity below which SCL does not see a cloud
-VEIL_DAYS, VEIL = 0.4, 0.10  # share of acquisitions with thin cloud that SCL misses; its opacity
+VEIL_DAYS, VEIL = 0.4, 0.06  # share of acquisitions with thin cloud that SCL misses; its opacity
 SNOW_NOISE = 0.25
 
 # --- Sensor -----------------------------------------------------------------------------------------
@@ -108,9 +112,9 @@ _SURFACES = {
     "concrete": (0.130, 0.160, 0.190, 0.210, 0.220, 0.230, 0.240, 0.250, 0.255, 0.250, 0.270, 0.250),
     "roof": (0.070, 0.080, 0.110, 0.170, 0.190, 0.210, 0.220, 0.230, 0.240, 0.240, 0.280, 0.260),
     "asphalt": (0.060, 0.070, 0.085, 0.095, 0.100, 0.105, 0.110, 0.115, 0.120, 0.120, 0.140, 0.135),
-    "limestone": (0.170, 0.210, 0.260, 0.300, 0.320, 0.330, 0.340, 0.350, 0.360, 0.360, 0.390, 0.350),
+    "limestone": (0.190, 0.225, 0.265, 0.290, 0.300, 0.305, 0.310, 0.315, 0.320, 0.320, 0.340, 0.290),
     "granite": (0.100, 0.120, 0.150, 0.170, 0.180, 0.190, 0.195, 0.200, 0.210, 0.210, 0.250, 0.230),
-    "sand": (0.130, 0.170, 0.230, 0.285, 0.310, 0.325, 0.340, 0.355, 0.370, 0.370, 0.430, 0.390),
+    "sand": (0.110, 0.150, 0.220, 0.290, 0.320, 0.340, 0.355, 0.370, 0.385, 0.385, 0.460, 0.430),
     "gravel": (0.100, 0.120, 0.155, 0.180, 0.190, 0.195, 0.200, 0.205, 0.210, 0.205, 0.240, 0.210),
     "clear": (0.030, 0.035, 0.030, 0.015, 0.010, 0.008, 0.007, 0.006, 0.005, 0.005, 0.003, 0.002),
     "turbid": (0.050, 0.070, 0.100, 0.080, 0.070, 0.035, 0.030, 0.025, 0.020, 0.020, 0.008, 0.005),
@@ -153,20 +157,20 @@ SUBTYPES = (
     SubType(1, "suburb", 112, "A11", "U370", "leaves", ("roof", "concrete"), (0.14, 0.42), (105, 295)),
     SubType(1, "industry", 121, "A21", "U210", "grass", ("concrete", "asphalt"), (0.02, 0.10), (100, 300)),
     SubType(2, "meadow", 231, "E20", "U111", "grass", _SOIL, (0.45, 0.92), (85, 305), 14, 0.05, 0, (150, 200, 250)),
-    SubType(2, "pasture", 231, "E20", "U111", "grass", ("litter", "loam"), (0.35, 0.75), (95, 290), 16, 0.15),
-    SubType(2, "alpine grass", 321, "E20", "U420", "grass", ("litter", "granite"), (0.10, 0.72), (140, 265), 12, 0.15),
-    SubType(2, "tall grass", 321, "E10", "U420", "grass", ("litter", "chalk"), (0.22, 0.70), (112, 255), 14, 0.30),
+    SubType(2, "pasture", 231, "E20", "U111", "grass", ("litter", "loam"), (0.45, 0.82), (92, 295), 16, 0.10),
+    SubType(2, "alpine grass", 321, "E20", "U420", "grass", ("litter", "loam"), (0.18, 0.80), (140, 265), 12, 0.15),
+    SubType(2, "tall grass", 321, "E10", "U420", "grass", ("litter", "loam"), (0.30, 0.80), (105, 270), 14, 0.20),
     SubType(3, "winter wheat", 211, "B11", "U111", "crop", _SOIL, (0.02, 0.92), (95, 188), 10, 0.75, 0.25),
     SubType(3, "winter barley", 211, "B13", "U111", "crop", _SOIL, (0.02, 0.88), (85, 172), 10, 0.70, 0.30),
     SubType(3, "rapeseed", 211, "B32", "U111", "leaves", _SOIL, (0.05, 0.92), (75, 180), 10, 0.60, 0.45),
-    SubType(3, "sunflower", 211, "B31", "U111", "crop", _SOIL, (0.02, 0.82), (132, 228), 10, 0.55),
+    SubType(3, "sunflower", 211, "B31", "U111", "crop", _SOIL, (0.02, 0.85), (118, 212), 10, 0.60),
     SubType(4, "maize", 212, "B16", "U111", "crop", _SOIL, (0.02, 0.90), (165, 275), 9, 0.45, irrigated=True),
     SubType(4, "potatoes", 212, "B21", "U111", "leaves", _SOIL, (0.02, 0.88), (160, 262), 9, 0.25, irrigated=True),
-    SubType(4, "vegetables", 241, "B43", "U111", "grass", _SOIL, (0.10, 0.62), (115, 285), 12, 0.10, 0.10,
-            (175, 240), irrigated=True),
-    SubType(4, "small plots", 242, "B13", "U111", "grass", _SOIL, (0.22, 0.70), (120, 290), 20, 0.15, 0.05,
+    SubType(4, "vegetables", 241, "B43", "U111", "grass", _SOIL, (0.04, 0.66), (135, 285), 10, 0.10, 0.0,
+            (205,), irrigated=True),
+    SubType(4, "small plots", 242, "B13", "U111", "crop", _SOIL, (0.06, 0.72), (140, 280), 16, 0.30, 0.0,
             irrigated=True),
-    SubType(5, "quarry", 131, "A30", "U140", "grass", ("limestone", "concrete"), (0.01, 0.06), (110, 280)),
+    SubType(5, "quarry", 131, "A30", "U140", "grass", ("limestone", "concrete"), (0.01, 0.05), (110, 280)),
     SubType(5, "gravel pit", 131, "F20", "U140", "grass", ("gravel", "concrete"), (0.02, 0.10), (110, 280)),
     SubType(5, "dump", 132, "F40", "U140", "grass", ("concrete", "loam"), (0.04, 0.22), (105, 285)),
     SubType(6, "limestone cliffs", 332, "F10", "U420", "bush", ("limestone", "granite"), (0.02, 0.08), (150, 270)),

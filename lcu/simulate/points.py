@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (the header is as long as it is)
 """Reference points as the LUCAS survey delivers them (the CSV of 2018). Pure but for coordinates.
 
 Most points are seen from nearby and right. Some are judged in an office, from photographs, and some
@@ -42,14 +43,20 @@ def _defaults() -> dict[str, str | float | None]:
     found: dict[str, str | float | None] = {}
     for entry in _COLUMNS.split():
         name, _, value = entry.partition("=")
-        found[name] = value.strip('"') if '"' in value else (float(value) if "." in value else int(value or -1))
+        found[name] = (
+            value.strip('"')
+            if '"' in value
+            else (float(value) if "." in value else int(value or -1))
+        )
     return found | {"OBS_DIST": ""}
 
 
 HEADER = list(_defaults())
 
 
-def survey(tile: Tile, index: int, count: int, year: int, ground: str, world: landscape.World) -> list[dict]:
+def survey(
+    tile: Tile, index: int, count: int, year: int, ground: str, world: landscape.World
+) -> list[dict]:
     """Visit `count` points of a tile in one year; each row is column -> value.
 
     Parameters
@@ -59,14 +66,20 @@ def survey(tile: Tile, index: int, count: int, year: int, ground: str, world: la
     """
     stream = noise.generator(world.seed, _POINTS, index)
     west, south, east, north = tile.grid.bounds
-    x, y = west + (east - west) * stream.random(count), south + (north - south) * stream.random(count)
+    x, y = (
+        west + (east - west) * stream.random(count),
+        south + (north - south) * stream.random(count),
+    )
     subtype = _subtype(x, y, tile, ground, year, world)
     aside = _subtype(x, y + 40.0, tile, ground, year, world)
     longitude, latitude = layout.transform(x, y, tile.grid.crs, "EPSG:4326")
     rows = []
     for point in range(count):
         row = _defaults() | {"POINT_ID": 90_000_000 + 100_000 * index + point}
-        row |= {"TH_LAT": round(float(latitude[point]), 9), "TH_LONG": round(float(longitude[point]), 9)}
+        row |= {
+            "TH_LAT": round(float(latitude[point]), 9),
+            "TH_LONG": round(float(longitude[point]), 9),
+        }
         chance = stream.random(8)
         row |= _how(row, year, chance)
         row |= _cover(row, int(subtype[point]), int(aside[point]), chance)
@@ -97,7 +110,10 @@ def _how(row: dict, year: int, chance: np.ndarray) -> dict:
     # A degree of latitude is 111 km; the surveyor stands south of the point.
     seen |= {"OBS_TYPE": "2" if far else "1", "OBS_DIST": distance, "GPS_PROJ": "1", "GPS_PREC": 4}
     seen |= {"GPS_LAT": round(row["TH_LAT"] - distance / 111_000, 6), "GPS_ALTITUDE": 400}
-    seen |= {"GPS_EW": "1" if row["TH_LONG"] >= 0 else "2", "GPS_LONG": round(abs(row["TH_LONG"]), 6)}
+    seen |= {
+        "GPS_EW": "1" if row["TH_LONG"] >= 0 else "2",
+        "GPS_LONG": round(abs(row["TH_LONG"]), 6),
+    }
     looks_north = not far and chance[4] < p.POINTS_OFF
     return seen | {"OBS_DIRECT": "2" if looks_north else "1", "PHOTO_POINT": 1}
 

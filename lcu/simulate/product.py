@@ -44,7 +44,9 @@ def write_product(folder: Path, tile: Tile, visit: Visit, ground: str, world: Wo
 def _assemble(tile: Tile, visit: Visit, ground: str, world: World) -> dict[str, np.ndarray]:
     """Return every band (and SCL) of an acquisition, [y, x] at its own resolution."""
     sizes = {band: _at(tile.grid, resolution) for band, resolution in sensor.RESOLUTION.items()}
-    arrays = {band: np.zeros((grid.height, grid.width), dtype=np.uint16) for band, grid in sizes.items()}
+    arrays = {
+        band: np.zeros((grid.height, grid.width), dtype=np.uint16) for band, grid in sizes.items()
+    }
     arrays["SCL"] = np.zeros(arrays["B11"].shape, dtype=np.uint8)
     for block in sensor.blocks(tile):
         shot = sensor.shoot(tile, block, visit, ground, world)
@@ -59,7 +61,9 @@ def _at(grid: Grid, resolution: int) -> Grid:
     """Return the grid of another resolution; its last pixels may reach beyond the tile."""
     west, _, _, north, _, _ = grid.transform
     rows, cols = (-(-side * 10 // resolution) for side in (grid.height, grid.width))
-    return Grid(grid.crs, (west, float(resolution), 0.0, north, 0.0, -float(resolution)), rows, cols)
+    return Grid(
+        grid.crs, (west, float(resolution), 0.0, north, 0.0, -float(resolution)), rows, cols
+    )
 
 
 def _write_metadata(product: Path, grid: Grid, visit: Visit, scl: np.ndarray) -> None:
@@ -113,8 +117,14 @@ def write_tiff(file: Path, array: np.ndarray, grid: Grid, nodata: int | None) ->
     os.replace(partial, file)
 
 
-def write_truth(files: dict[tuple[int, str], Path], tile: Tile, years: Sequence[int], ground: str, world: World,
-                values: np.ndarray) -> None:  # fmt: skip
+def write_truth(
+    files: dict[tuple[int, str], Path],
+    tile: Tile,
+    years: Sequence[int],
+    ground: str,
+    world: World,
+    values: np.ndarray,
+) -> None:
     """Write class, sub-type and "mixed" of a tile for all years, unless they are there.
 
     Parameters
@@ -127,9 +137,13 @@ def write_truth(files: dict[tuple[int, str], Path], tile: Tile, years: Sequence[
     for year in years:
         if all(files[year, name].exists() for name in ("class", "subtype", "mixed")):
             continue
-        subtype, mixed = (np.empty((tile.grid.height, tile.grid.width), dtype=np.uint8) for _ in range(2))
+        subtype, mixed = (
+            np.empty((tile.grid.height, tile.grid.width), dtype=np.uint8) for _ in range(2)
+        )
         for block in sensor.blocks(tile):
-            subtype[block.slices], mixed[block.slices] = sensor.truth(tile, block, year, ground, world)
+            subtype[block.slices], mixed[block.slices] = sensor.truth(
+                tile, block, year, ground, world
+            )
         write_tiff(files[year, "subtype"], subtype, tile.grid, None)
         write_tiff(files[year, "mixed"], mixed, tile.grid, None)
         write_tiff(files[year, "class"], values[subtype], tile.grid, 255)

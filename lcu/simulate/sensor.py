@@ -1,4 +1,4 @@
-"""From ground and sky to digital numbers, block by block. Pure: nothing here touches files or MPI."""
+"""From ground and sky to digital numbers, block by block. Pure: no files, no MPI."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TREES = np.isin(p.VALUES, (8, 9))
 
 
 class Scenery(NamedTuple):
-    """A block, with its halo, in one year: what is the same on every day. Arrays [y, x] but `number`.
+    """A block, with its halo, in one year: what is the same on every day. Arrays [y, x].
 
     x, y : float64, ground coordinates in metres
     number : uint64 [parcel]; index : int32, position of each pixel's parcel in it
@@ -75,7 +75,7 @@ def scenery(tile: Tile, block: Block, year: int, ground: str, world: landscape.W
     other = spectra.parcels(noise.mix(number, 1), partner, height, year, seed)
     index = index.reshape(x.shape).astype(np.int32)
     patches = noise.smooth(x, y, p.IMPURITY_SCALE, seed, _PATCHES, year)
-    impure = share[index] * (1 + p.IMPURITY_PIXEL / p.IMPURITY_YEAR * patches) + 0.3 * p.IMPURITY_PIXEL * patches
+    impure = share[index] * (1 + p.IMPURITY_PATCHES * patches) + p.IMPURITY_PIXEL * patches
     texture = p.TEXTURE * noise.smooth(x, y, p.TEXTURE_SCALE, seed, _TEXTURE)
     texture += p.TEXTURE_YEAR * noise.smooth(x, y, p.TEXTURE_SCALE * 1.3, seed, _TEXTURE_YEAR, year)
     rise = np.gradient(p.RELIEF * place.height, 10.0)
@@ -87,7 +87,7 @@ def scenery(tile: Tile, block: Block, year: int, ground: str, world: landscape.W
 
 
 class Shot(NamedTuple):
-    """A block of an acquisition: uint16 [y, x] for each band at its resolution, 0 = nodata; SCL uint8."""
+    """A block of an acquisition, [y, x] at the band's resolution: uint16, 0 = nodata; SCL uint8."""
 
     bands: dict[str, np.ndarray]
     scl: np.ndarray
@@ -98,16 +98,28 @@ def shoot(tile: Tile, block: Block, visit: Visit, ground: str, world: landscape.
     view = scenery(tile, block, visit.start.year, ground, world)
     above = sky.sky(view.x, view.y, view.height, visit, world.seed)
     fine = _at_sensor(view, above, visit, world.seed)
-    stream = noise.generator(world.seed, _NOISE, visit.day, visit.orbit, *_key(tile.id), block.row, block.col)
+    stream = noise.generator(
+        world.seed, _NOISE, visit.day, visit.orbit, *_key(tile.id), block.row, block.col
+    )
     measured = {}
     for position, band in enumerate(BANDS):
-        values = _spread(fine[position]) if RESOLUTION[band] == 10 else _mean(_inner(fine[position]), RESOLUTION[band])
+        values = (
+            _spread(fine[position])
+            if RESOLUTION[band] == 10
+            else _mean(_inner(fine[position]), RESOLUTION[band])
+        )
         grain = stream.standard_normal(values.shape, dtype=np.float32)
         measured[band] = values + grain * (p.NOISE_FIXED + p.NOISE_RELATIVE * np.abs(values))
     scl = classify(measured, view, above)
     seen = _inner(above.seen)
-    bands = {band: _digital(values, seen, RESOLUTION[band], visit.new) for band, values in measured.items()}
-    return Shot({band: _cut(values, block, RESOLUTION[band]) for band, values in bands.items()}, _cut(scl, block, 20))
+    bands = {
+        band: _digital(values, seen, RESOLUTION[band], visit.new)
+        for band, values in measured.items()
+    }
+    return Shot(
+        {band: _cut(values, block, RESOLUTION[band]) for band, values in bands.items()},
+        _cut(scl, block, 20),
+    )
 
 
 def _key(text: str) -> list[int]:
@@ -133,9 +145,9 @@ def _at_sensor(view: Scenery, above: sky.Sky, visit: Visit, seed: int) -> np.nda
 
 
 # How much of the snow on open ground is seen: trees hide it, towns clear it, lakes swallow it.
-_SNOW_HOLD = np.select(
-    [_TREES, p.VALUES == 1, p.VALUES == 11], [0.35, 0.55, 0.0], 1.0
-).astype(np.float32)
+_SNOW_HOLD = np.select([_TREES, p.VALUES == 1, p.VALUES == 11], [0.35, 0.55, 0.0], 1.0).astype(
+    np.float32
+)
 
 
 def _light(view: Scenery, visit: Visit) -> np.ndarray:
@@ -183,14 +195,15 @@ def _cut(values: np.ndarray, block: Block, resolution: int) -> np.ndarray:
 def classify(measured: dict[str, np.ndarray], view: Scenery, above: sky.Sky) -> np.ndarray:
     """Return the scene classification (SCL), uint8 [y, x] at 20 m; 0 = nodata.
 
-    It sees what ESA's sees: opaque cloud and its shadow, not thin cloud; it takes some bright ground
-    for cloud and some dark ground for shadow.
+    It sees what ESA's sees: opaque cloud and its shadow, not thin cloud.
     """
     red, green = _mean(measured["B04"], 20), _mean(measured["B03"], 20)
     infrared, short = measured["B8A"], measured["B11"]
     vegetation = (infrared - red) / np.maximum(infrared + red, 0.02)
     snow = (green - short) / np.maximum(green + short, 0.02)
-    cloud, shadow, veil = (_mean(_inner(part), 20) for part in (above.cloud, above.shadow, above.veil))
+    cloud, shadow, veil = (
+        _mean(_inner(part), 20) for part in (above.cloud, above.shadow, above.veil)
+    )
     scl = np.full(red.shape, 5, dtype=np.uint8)
     scl[vegetation > 0.4] = 4
     scl[(infrared < 0.11) & (vegetation < 0.45)] = 2
@@ -205,7 +218,9 @@ def classify(measured: dict[str, np.ndarray], view: Scenery, above: sky.Sky) -> 
     return scl
 
 
-def truth(tile: Tile, block: Block, year: int, ground: str, world: landscape.World) -> tuple[np.ndarray, np.ndarray]:
+def truth(
+    tile: Tile, block: Block, year: int, ground: str, world: landscape.World
+) -> tuple[np.ndarray, np.ndarray]:
     """Return sub-type and "mixed" of a block, both uint8 [y, x].
 
     A pixel is mixed (1) where a neighbour has another class, so that the sensor sees both, and (2)

@@ -83,13 +83,17 @@ def visits(
     count = int(stream.integers(fewest, most + 1))
     candidates = _passes(tile.id, year, extent, seed)
     usable = [visit for visit in candidates if _covers(visit, tile.grid, ground)]
-    weight = np.array([p.SWATH_SHARE if visit.orbit == _ORBITS[1] else 1 - p.SWATH_SHARE for visit in usable])
-    chosen = stream.choice(len(usable), min(count, len(usable)), replace=False, p=weight / weight.sum())
+    weight = np.array(
+        [p.SWATH_SHARE if visit.orbit == _ORBITS[1] else 1 - p.SWATH_SHARE for visit in usable]
+    )
+    chosen = stream.choice(
+        len(usable), min(count, len(usable)), replace=False, p=weight / weight.sum()
+    )
     return [usable[i] for i in sorted(chosen)]
 
 
 def _passes(tile: str, year: int, extent: Extent, seed: int) -> list[Visit]:
-    """Return every pass of both orbits in a year: each comes every fifth day, by A and B in turn."""
+    """Return every pass of both orbits in a year: each every fifth day, by A and B in turn."""
     found = []
     for which, orbit in enumerate(_ORBITS):
         phase = int(5 * noise.uniform(seed, _DATES, orbit))
@@ -109,14 +113,20 @@ def _pass(tile: str, when: date, orbit: int, extent: Extent, seed: int) -> Visit
     x = extent.west + (extent.east - extent.west) * (middle + wobble)
     edge = (x, extent.middle) if orbit == _ORBITS[1] else None
     new = bool(noise.uniform(seed, _DATES, number, 2) < p.NEW_BASELINE_SHARE)
-    return Visit(tile, start + timedelta(seconds=seconds), orbit, "AB"[(number // 5) % 2], edge, new)
+    return Visit(
+        tile, start + timedelta(seconds=seconds), orbit, "AB"[(number // 5) % 2], edge, new
+    )
 
 
 def _covers(visit: Visit, grid: Grid, ground: str) -> bool:
     """Tell whether the swath holds at least a tenth of the tile: less is not worth a product."""
     step = max(1, grid.height // 8)
-    coarse = Grid(grid.crs, (grid.transform[0], 10.0 * step, 0, grid.transform[3], 0, -10.0 * step), 8, 8)
-    return bool(in_swath(*layout.coordinates(coarse, coarse.whole, ground), visit.edge).mean() >= 0.1)
+    coarse = Grid(
+        grid.crs, (grid.transform[0], 10.0 * step, 0, grid.transform[3], 0, -10.0 * step), 8, 8
+    )
+    return bool(
+        in_swath(*layout.coordinates(coarse, coarse.whole, ground), visit.edge).mean() >= 0.1
+    )
 
 
 def in_swath(x: np.ndarray, y: np.ndarray, edge: tuple[float, float] | None) -> np.ndarray:
@@ -139,7 +149,9 @@ def sky(x: np.ndarray, y: np.ndarray, height: np.ndarray, visit: Visit, seed: in
     reach = top * np.tan(zenith)
     cloud = _clouds(x, y, cover, visit.day, seed)
     # A shadow falls away from the sun: what shades this place stands towards the sun.
-    shadow = _clouds(x + reach * np.sin(azimuth), y + reach * np.cos(azimuth), cover, visit.day, seed)
+    shadow = _clouds(
+        x + reach * np.sin(azimuth), y + reach * np.cos(azimuth), cover, visit.day, seed
+    )
     parts = cloud, shadow, _veil(x, y, visit.day, seed), _snow(x, y, height, visit, seed)
     return Sky(*(part.astype(np.float32) for part in parts), in_swath(x, y, visit.edge))
 

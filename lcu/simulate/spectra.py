@@ -1,8 +1,8 @@
 """How the ground looks: reflectance in twelve bands of each parcel on each day. Pure functions.
 
-A parcel is a mixture of leaves, straw and bare ground whose shares follow the season. Parcels differ
-from each other, and each differs from year to year: in timing, vigour, brightness and in how much
-of another class stands on it. That, more than noise, is what makes classes hard to tell apart.
+A parcel is a mixture of leaves, straw and bare ground whose shares follow the season. Parcels
+differ from each other, and each differs from year to year: in timing, vigour, brightness and in how
+much of another class stands on it. That, more than noise, makes classes hard to tell apart.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ _LEAF = np.array([p.SURFACES[subtype.leaf] for subtype in p.SUBTYPES])
 _BARE_A = np.array([p.SURFACES[subtype.bare[0]] for subtype in p.SUBTYPES])
 _BARE_B = np.array([p.SURFACES[subtype.bare[1]] for subtype in p.SUBTYPES])
 _NO_CUT = 999.0
-_CUTS = np.array([(*subtype.cuts, *([_NO_CUT] * (3 - len(subtype.cuts)))) for subtype in p.SUBTYPES])
+_CUTS = np.array(
+    [(*subtype.cuts, *([_NO_CUT] * (3 - len(subtype.cuts)))) for subtype in p.SUBTYPES]
+)
 _WATER_OR_ICE = p.VALUES >= 11
 # Visible and red edge against near infrared, in the order of the bands.
 _TILTED = np.array([1, 1, 1, 1, 0.6, -0.6, -1, -1, -1, -1, 0, 0.3])
@@ -48,7 +50,9 @@ class Parcels(NamedTuple):
     cut: np.ndarray
 
 
-def parcels(number: np.ndarray, subtype: np.ndarray, height: np.ndarray, year: int, seed: int) -> Parcels:
+def parcels(
+    number: np.ndarray, subtype: np.ndarray, height: np.ndarray, year: int, seed: int
+) -> Parcels:
     """Draw what is particular to each parcel in a year.
 
     Parameters
@@ -62,11 +66,14 @@ def parcels(number: np.ndarray, subtype: np.ndarray, height: np.ndarray, year: i
     shift = late + p.HEIGHT_DELAY * height + p.FIELD_SHIFT * noise.normal(number, _SHIFT, year)
     vigour = 1 + p.VIGOUR * noise.normal(number, _VIGOUR, year)
     bright = np.exp(
-        p.BRIGHTNESS * noise.normal(number, _BRIGHT) + p.BRIGHTNESS_YEAR * noise.normal(number, _BRIGHT, year)
+        p.BRIGHTNESS * noise.normal(number, _BRIGHT)
+        + p.BRIGHTNESS_YEAR * noise.normal(number, _BRIGHT, year)
     )
     tilt = p.TILT * noise.normal(number, _TILT, year)
     cut = 9.0 * noise.normal(number, _CUT, year)
-    return Parcels(subtype, shift, np.clip(vigour, 0.5, 1.4), bright, tilt, noise.uniform(number, _BARE), cut)
+    return Parcels(
+        subtype, shift, np.clip(vigour, 0.5, 1.4), bright, tilt, noise.uniform(number, _BARE), cut
+    )
 
 
 def partner(number: np.ndarray, subtype: np.ndarray, year: int) -> tuple[np.ndarray, np.ndarray]:
@@ -129,6 +136,8 @@ def reflectance(of: Parcels, day: int, wet: np.ndarray) -> np.ndarray:
     """
     green, dry = (share[:, None] for share in shares(of, day))
     s, bare = of.subtype, of.bare[:, None]
-    ground = (_BARE_A[s] * (1 - bare) + _BARE_B[s] * bare) * np.where(_WATER_OR_ICE[s], 1, wet)[:, None]
+    ground = (_BARE_A[s] * (1 - bare) + _BARE_B[s] * bare) * np.where(_WATER_OR_ICE[s], 1, wet)[
+        :, None
+    ]
     mixed = green * _LEAF[s] + dry * p.SURFACES["straw"] + (1 - green - dry) * ground
     return (mixed * of.bright[:, None] * (1 + of.tilt[:, None] * _TILTED)).astype(np.float32)

@@ -23,7 +23,7 @@ from lcu import ranks
 from lcu.config import Config, ConfigError
 from lcu.grid import Tile
 from lcu.legend import NODATA
-from lcu.simulate import layout, metadata, oldmap, parameters, points, product, sensor, sky
+from lcu.simulate import layout, metadata, oldmap, parameters, points, product, sky
 from lcu.simulate.ground import World
 from lcu.simulate.sky import Visit
 
@@ -89,7 +89,9 @@ def plan(config: Config) -> Plan:
     tiles = layout.tiles(simulate)
     ground = tiles[0].grid.crs
     archive = Path(config.archive.path[0])
-    points_file = Path(config.assess.points) if config.assess.points else archive.parent / "points.csv"
+    points_file = (
+        Path(config.assess.points) if config.assess.points else archive.parent / "points.csv"
+    )
     return Plan(
         archive, ground, World(seed, simulate.change), tiles, _visits(config, tiles, ground),
         _truth_files(config, archive), Path(config.sample.old_map), points_file, _marker(config),
@@ -104,12 +106,16 @@ def _visits(config: Config, tiles: list[Tile], ground: str) -> list[tuple[Tile, 
     for index, tile in enumerate(tiles):
         for year in years:
             visits = sky.visits(tile, index, year, ground, extent, config.run.seed)
-            found += [(tile, visit) for visit in visits if any(visit.start in period for period in periods)]
+            found += [
+                (tile, visit)
+                for visit in visits
+                if any(visit.start in period for period in periods)
+            ]
     return found
 
 
 def _truth_files(config: Config, archive: Path) -> dict[str, dict[tuple[int, str], Path]]:
-    """Return, for each tile, (year, kind) -> file; the classes lie where `assess.reference` says."""
+    """Return tile -> (year, kind) -> file; the classes lie where `assess.reference` says."""
     pattern = config.assess.reference
     if "{tile}" not in pattern or "{year}" not in pattern:
         pattern = str(archive.parent / "truth" / "{tile}_{year}_class.tif")
@@ -118,7 +124,9 @@ def _truth_files(config: Config, archive: Path) -> dict[str, dict[tuple[int, str
         for year in config.archive.years:
             path = Path(pattern.format(tile=tile, year=year))
             stem = path.stem.removesuffix("_class")
-            kinds = {kind: path.with_name(f"{stem}_{kind}.tif") for kind in ("subtype", "mixed")} | {"class": path}
+            kinds = {
+                kind: path.with_name(f"{stem}_{kind}.tif") for kind in ("subtype", "mixed")
+            } | {"class": path}
             files.setdefault(tile, {}).update({(year, kind): file for kind, file in kinds.items()})
     return files
 
@@ -133,23 +141,31 @@ def _parameters() -> dict[str, str]:
 
 
 def _marker(config: Config) -> dict[str, Any]:
-    """Return what `simulated.json` says: `world` decides about the products, `rest` about the others."""
+    """Return what `simulated.json` says; the products depend on `world` only."""
     keys = asdict(config.simulate)
     world = {name: value for name, value in keys.items() if name not in _NOT_THE_WORLD}
     legend = [int(value) for value in class_values(config)]
-    rest = [keys, config.archive.years, config.archive.margin, config.composite.period, config.sample.old_map_year]
+    rest = [
+        keys,
+        config.archive.years,
+        config.archive.margin,
+        config.composite.period,
+        config.sample.old_map_year,
+    ]
     return {
         "synthetic": "These acquisitions, maps and points are simulated; they show no real place.",
         "version": parameters.VERSION,
         "seed": config.run.seed,
         "simulate": keys,
         "world": _fingerprint(config.run.seed, world, legend, _parameters()),
-        "rest": _fingerprint(*rest, config.sample.old_map, config.assess.reference, config.assess.points),
+        "rest": _fingerprint(
+            *rest, config.sample.old_map, config.assess.reference, config.assess.points
+        ),
     }
 
 
 def class_values(config: Config) -> np.ndarray:
-    """Return the class value, in the legend of the run, of each sub-type, uint8; 255 where it has none."""
+    """Return each sub-type's class value in the legend of the run, uint8; 255 where none."""
     table = config.legend.crosswalk("corine")
     return np.array([table.get(str(code), NODATA) for code in parameters.CORINE], dtype=np.uint8)
 
@@ -167,11 +183,15 @@ def _is_done(config: Config) -> bool:
     found = json.loads(file.read_text(encoding="utf-8"))
     if found.get("world") != marker["world"]:
         raise ConfigError(
-            f"archive.path: {archive} holds another simulation (seed, [simulate] or the simulation's "
-            f"parameters differ); remove it or name another folder"
+            f"archive.path: {archive} holds another simulation (seed, [simulate] or the parameters "
+            f"of the simulation differ); remove it or name another folder"
         )
     files = found.get("files", [])
-    return found["rest"] == marker["rest"] and bool(files) and all(Path(archive, name).exists() for name in files)
+    return (
+        found["rest"] == marker["rest"]
+        and bool(files)
+        and all(Path(archive, name).exists() for name in files)
+    )
 
 
 def _check(config: Config) -> None:
@@ -195,13 +215,13 @@ def _refuse_strangers(config: Config, archive: Path) -> None:
     strange += [path for path in named if path and Path(path).exists()]
     if strange:
         raise ConfigError(
-            f"simulate: {', '.join(strange)} exist{'s' if len(strange) == 1 else ''} and no {MARKER} in "
-            f"{archive} says that it was simulated; remove it or name other files"
+            f"simulate: no {MARKER} in {archive} says that these were simulated: "
+            f"{', '.join(strange)}; remove them or name other files"
         )
 
 
 def _units(config: Config, made: Plan) -> list[tuple[str, float, Callable[[], Any]]]:
-    """Return every unit of work as (name, cost, function), by tile and year so that grounds are reused."""
+    """Return the units of work (name, cost, function), by tile and year: grounds are reused."""
     years, values = config.archive.years, class_values(config)
     units: list[tuple[str, float, Callable[[], Any]]] = []
     for tile in made.tiles:
@@ -211,7 +231,9 @@ def _units(config: Config, made: Plan) -> list[tuple[str, float, Callable[[], An
         units.append((f"truth of {tile.id}", _TRUTH_COST * len(years), truth))
         for owner, visit in made.visits:
             if owner is tile:
-                write = partial(product.write_product, made.archive, tile, visit, made.ground, made.world)
+                write = partial(
+                    product.write_product, made.archive, tile, visit, made.ground, made.world
+                )
                 units.append((f"{tile.id} {visit.start:%Y-%m-%d}", 1.0, write))
     return units
 
@@ -242,4 +264,6 @@ def _finish(config: Config, made: Plan) -> None:
     product.write_text(made.points, points.to_csv(rows))
     truths = [str(file) for files in made.truths.values() for file in files.values()]
     files = [*made.products, *truths, str(made.old_map), str(made.points)]
-    product.write_text(made.archive / MARKER, json.dumps(made.marker | {"files": files}, indent=1) + "\n")
+    product.write_text(
+        made.archive / MARKER, json.dumps(made.marker | {"files": files}, indent=1) + "\n"
+    )

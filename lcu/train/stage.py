@@ -30,6 +30,10 @@ log = logging.getLogger(__name__)
 FEWEST_SAMPLES = 4
 
 
+# Power of the samples' weights (share of the map over share of the samples).
+WEIGHT_POWER = {"balanced": 0.0, "square-root": 0.5, "prior": 1.0}
+
+
 class TrainError(RuntimeError):
     """Samples from which nothing can be learned."""
 
@@ -104,9 +108,8 @@ def year_data(
     label = samples.label[:, position]
     usable = np.isin(label, classes) & filled.any(axis=(1, 2))
     inside = positions_of_year(config.periods, year, config.period, config.margin)
-    whole = svm.Data(
-        svm.features(filled[:, inside]), label, samples.polygon.copy(), samples.weight.copy()
-    )
+    weight = samples.weight ** np.float32(WEIGHT_POWER[config.train.class_weight])
+    whole = svm.Data(svm.features(filled[:, inside]), label, samples.polygon, weight)
     learned, held = usable & (samples.split != TEST), usable & (samples.split == TEST)
     if len(np.unique(label[learned])) < 2:
         return None

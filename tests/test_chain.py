@@ -1,0 +1,264 @@
+"""The whole chain on a small synthetic landscape: one mpirun from acquisitions to maps."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from osgeo import gdal
+
+from lcu.sample.oldmap import connected_areas
+from tests.compare import differences
+from tests.conftest import Mpirun
+
+gdal.UseExceptions()
+
+LIMIT = 400
+
+CONFIG = """
+[run]
+directory = "run"
+[archive]
+kind = "safe"
+path = "products"
+years = [2018, 2019]
+[composite]
+bands = ["B02", "B03", "B04", "B05", "B08", "B8A", "B09", "B11", "B12"]
+block = 128
+shard = 256
+[simulate]
+size = 320
+tiles = ["32TPS", "32TQS"]
+overlap = 64
+mapping_unit = 3
+[sample]
+old_map = "old_map.tif"
+old_map_year = 2016
+per_class = 150
+[train]
+c = [10]
+gamma = [0.1, 0.3]
+[assess]
+reference = "truth/{tile}_{year}_class.tif"
+reference_nomenclature = "value"
+"""
+
+
+def lcu(mpirun: Mpirun, ranks: int, command: str, folder: Path, *sets: str, code: int = 0) -> str:
+    """Run a command of lcu on the configuration in `folder`, expect an exit code, return the output."""
+    done = mpirun(
+        ranks, "-m", "lcu.main", command, folder / "run.toml", *(word for text in sets for word in ("--set", text)),
+        limit=LIMIT,
+    )  # fmt: skip
+    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def accuracy(folder: Path, year: int = 2018) -> dict:
+    """Return what the assessment says."""
+    return json.loads((folder / "assessment" / f"accuracy_S{year}.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def landscape(tmp_path_factory: pytest.TempPathFactory, mpirun: Mpirun) -> Path:
+    """Return a folder with a configuration and a simulated archive, old map and truth."""
+    folder = tmp_path_factory.mktemp("landscape")
+    (folder / "run.toml").write_text(CONFIG)
+    lcu(mpirun, 2, "simulate", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mapped(landscape: Path, mpirun: Mpirun) -> tuple[Path, str]:
+    """Return the folder with the whole chain run on 2 ranks, and what it printed."""
+    return landscape, lcu(mpirun, 2, "run", landscape)
+
+
+@pytest.fixture
+def copied(landscape: Path, tmp_path: Path) -> Path:
+    """Return a copy of the landscape that a test may damage; without the runs."""
+    folder = tmp_path / "copy"
+    shutil.copytree(landscape, folder, ignore=shutil.ignore_patterns("run", "run-*"))
+    return folder
+
+
+@pytest.mark.timeout(2 * LIMIT)
+def test_one_job_makes_maps_of_every_year_with_their_accuracy(mapped: tuple[Path, str]) -> None:
+    folder, said = mapped
+    for year in (2018, 2019):
+        result = accuracy(folder / "run", year)
+        assert result["overall_accuracy"] > 0.7 and result["old_map"]["overall_accuracy"] > 0.7
+        assert set(result["tiles"]) == {"32TPS", "32TQS"}
+        for tile in ("32TPS", "32TQS"):
+            for layer in ("MAP", "CONF", "NOBS", "PROB"):
+                name = f"LCU_LC_{layer}_S{year}_R10m_{tile}_32632_V01.tif"
+                assert (folder / "run" / "maps" / name).exists() and name in said
+    assert "report" in said and (folder / "run" / "report" / "index.html").exists()
+    assert said.count("\n2018") >= 2  # the table of accuracies
+    for stage in ("simulate", "composite", "sample", "train", "classify", "assess", "publish"):
+        assert f"\n{stage:<10} " in said
+
+
+def test_land_cover_is_the_class_of_the_largest_written_probability(mapped: tuple[Path, str]) -> None:
+    maps = mapped[0] / "run" / "maps"
+    for path in maps.glob("LCU_LC_MAP_*.tif"):
+        cover = gdal.Open(str(path)).ReadAsArray()
+        probability = gdal.Open(str(path).replace("_MAP_", "_PROB_")).ReadAsArray()
+        seen = probability[0] < 254
+        assert seen.mean() > 0.9
+        np.testing.assert_array_equal(cover[seen], probability.argmax(axis=0)[seen] + 1)
+        assert (cover[~seen] >= 254).all()
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.timeout(2 * LIMIT)
+def test_everything_is_the_same_for_any_number_of_ranks(mapped: tuple[Path, str], mpirun: Mpirun, ranks: int) -> None:
+    folder = mapped[0]
+    lcu(mpirun, ranks, "run", folder, f"run.directory=run-{ranks}")
+    assert differences(folder / "run", folder / f"run-{ranks}") == []
+
+
+@pytest.mark.timeout(2 * LIMIT)
+def test_maps_do_not_depend_on_block_and_shard_size(mapped: tuple[Path, str], mpirun: Mpirun) -> None:
+    folder = mapped[0]
+    lcu(mpirun, 2, "run", folder, "run.directory=run-cut", "composite.block=64", "composite.shard=128")
+    for path in (folder / "run" / "maps").glob("*.tif"):
+        other = folder / "run-cut" / "maps" / path.name
+        np.testing.assert_array_equal(gdal.Open(str(path)).ReadAsArray(), gdal.Open(str(other)).ReadAsArray())
+
+
+def test_a_second_start_makes_nothing_anew(mapped: tuple[Path, str], mpirun: Mpirun) -> None:
+    folder = mapped[0]
+    made = {
+        path: path.stat().st_mtime_ns
+        for kind in ("composites", "samples", "model", "probabilities", "maps")
+        for path in (folder / "run" / kind).rglob("*.*")
+        if path.suffix in (".h5", ".pt", ".tif")
+    }
+    assert len(made) > 20
+    lcu(mpirun, 2, "run", folder)
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+
+
+def test_status_and_plan_say_what_is_done(mapped: tuple[Path, str], mpirun: Mpirun) -> None:
+    folder = mapped[0]
+    said = lcu(mpirun, 2, "status", folder)
+    assert "classify   16 finished files" in said and "0 failed" in said
+    said = lcu(mpirun, 1, "plan", folder)
+    assert "memory/rank" in said and "32TQS" in said
+    said = lcu(mpirun, 1, "plan", folder, "run.memory_per_rank=0.3", code=2)
+    assert "does not fit" in said and "composite.block" in said
+
+
+def shuffle_polygons(path: Path, seed: int) -> None:
+    """Deal the codes of a map out anew over its polygons."""
+    dataset = gdal.Open(str(path), gdal.GA_Update)
+    codes = dataset.ReadAsArray().astype(np.int32)
+    areas = connected_areas(codes)
+    first = np.unique(areas, return_index=True)[1]
+    of_area = codes.ravel()[first]
+    order = np.random.default_rng(seed).permutation(np.arange(1, len(of_area)))
+    shuffled = np.concatenate([[0], of_area[order]])
+    dataset.GetRasterBand(1).WriteArray(shuffled[areas].astype(codes.dtype))
+
+
+@pytest.mark.timeout(2 * LIMIT)
+def test_with_shuffled_labels_the_map_falls_to_chance(mapped: tuple[Path, str], copied: Path, mpirun: Mpirun) -> None:
+    shuffle_polygons(copied / "old_map.tif", 1)
+    for stage in ("composite", "sample", "train", "classify", "assess"):
+        lcu(mpirun, 2, stage, copied)
+    # Kappa is 0 for agreement by chance; the few dozen polygons of two small tiles leave some luck.
+    assert accuracy(mapped[0] / "run")["kappa"] > 0.6
+    assert abs(accuracy(copied / "run")["kappa"]) < 0.2
+
+
+# --- bad input ------------------------------------------------------------------------------------
+
+
+def failed(folder: Path) -> list[list[str]]:
+    """Return the rows of failed.csv."""
+    with (folder / "run" / "failed.csv").open() as file:
+        return list(csv.reader(file))[1:]
+
+
+def product(folder: Path, tile: str = "32TPS", position: int = 5) -> Path:
+    """Return one product of a tile."""
+    return sorted((folder / "products").glob(f"*_T{tile}_*.SAFE"))[position]
+
+
+def cut_off(path: Path) -> None:
+    """Leave the first 60 % of a file."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+
+
+def test_a_truncated_jp2_costs_its_acquisition_only(copied: Path, mpirun: Mpirun) -> None:
+    bad = product(copied)
+    cut_off(next(bad.rglob("*_B04_10m.jp2")))
+    said = lcu(mpirun, 2, "composite", copied, code=1)
+    rows = failed(copied)
+    assert len(rows) == 1 and bad.stem in rows[0][1] and "B04" in rows[0][2], rows
+    assert bad.stem in said and "the rest is complete" in said
+    # The composites are those of an archive that never had the product.
+    shutil.rmtree(bad)
+    lcu(mpirun, 2, "composite", copied, "run.directory=run-without")
+    assert differences(copied / "run" / "composites", copied / "run-without" / "composites") == []
+
+
+def test_a_product_without_scl_is_named_and_left_out(copied: Path, mpirun: Mpirun) -> None:
+    bad = product(copied)
+    next(bad.rglob("*_SCL_20m.jp2")).unlink()
+    said = lcu(mpirun, 2, "composite", copied, code=1)
+    assert [bad.stem in row[1] for row in failed(copied)] == [True]
+    assert "SCL" in said and "composite.mask" in said
+    lcu(mpirun, 2, "composite", copied, 'composite.mask="none"', "run.directory=run-unmasked")
+
+
+def test_a_tile_year_without_acquisitions_is_reported_and_its_maps_are_nodata(copied: Path, mpirun: Mpirun) -> None:
+    for path in (copied / "products").glob("*MSIL2A_2019*_T32TQS_*.SAFE"):
+        shutil.rmtree(path)
+    said = lcu(mpirun, 2, "run", copied, code=1)
+    assert "32TQS 2019" in said and ["composite", "32TQS 2019"] in [row[:2] for row in failed(copied)]
+    cover = gdal.Open(str(next((copied / "run" / "maps").glob("LCU_LC_MAP_S2019*32TQS*.tif")))).ReadAsArray()
+    assert (cover == 255).all()
+    cover = gdal.Open(str(next((copied / "run" / "maps").glob("LCU_LC_MAP_S2018*32TQS*.tif")))).ReadAsArray()
+    assert (cover < 254).mean() > 0.9
+
+
+def test_a_tile_without_any_acquisition_is_reported(copied: Path, mpirun: Mpirun) -> None:
+    said = lcu(mpirun, 2, "composite", copied, 'archive.tiles=["32TPS", "32UNA"]', code=1)
+    assert ["32UNA"] == [row[1] for row in failed(copied)] and "32UNA" in said
+
+
+def test_an_archive_without_acquisitions_ends_at_once(copied: Path, mpirun: Mpirun) -> None:
+    shutil.rmtree(copied / "products")
+    (copied / "products").mkdir()
+    said = lcu(mpirun, 2, "composite", copied, code=1)
+    assert "products" in said
+
+
+def test_an_old_map_that_does_not_overlap_is_a_usage_error(copied: Path, mpirun: Mpirun) -> None:
+    dataset = gdal.Open(str(copied / "old_map.tif"), gdal.GA_Update)
+    transform = list(dataset.GetGeoTransform())
+    transform[0] += 500_000
+    dataset.SetGeoTransform(transform)
+    del dataset
+    lcu(mpirun, 2, "composite", copied)
+    said = lcu(mpirun, 2, "sample", copied, code=2)
+    assert "old_map.tif does not overlap" in said and "sample.old_map" in said
+
+
+def test_a_stage_that_comes_too_early_says_what_is_missing(copied: Path, mpirun: Mpirun) -> None:
+    assert "run the stage `composite` first" in lcu(mpirun, 2, "sample", copied, code=1)
+    assert "`sample` first" in lcu(mpirun, 2, "train", copied, code=1)
+
+
+def test_wrong_usage_ends_with_2_and_is_said_once(tmp_path: Path, mpirun: Mpirun) -> None:
+    done = mpirun(3, "-m", "lcu.main", "fly", "x.toml")
+    assert done.returncode == 2 and done.stderr.count("invalid choice") == 1
+    (tmp_path / "run.toml").write_text('[archive]\nkind = "zip"\n[nonsense]\n')
+    said = lcu(mpirun, 3, "run", tmp_path, code=2)
+    assert said.count("archive.kind") == 1 and "[nonsense]" in said and "run.directory: required" in said
