@@ -24,7 +24,9 @@ class ConfigError(ValueError):
     """A configuration that cannot be used; the message lists every mistake."""
 
 
-def key(doc: str, default: Any = MISSING, *, allowed: Sequence[Any] = (), check: Callable | None = None) -> Any:
+def key(
+    doc: str, default: Any = MISSING, *, allowed: Sequence[Any] = (), check: Callable | None = None
+) -> Any:
     """Declare a configuration key: what it means, its default, and what it accepts.
 
     `check` takes the value and returns what is wrong with it, or None.
@@ -69,7 +71,11 @@ def _bands(names: Sequence[str]) -> str | None:
 
 def _between(low: float, high: float) -> Callable[[float], str | None]:
     def check(value: float) -> str | None:
-        return None if low <= value <= high else f"must lie between {low:g} and {high:g}, found {value:g}"
+        return (
+            None
+            if low <= value <= high
+            else f"must lie between {low:g} and {high:g}, found {value:g}"
+        )
 
     return check
 
@@ -120,15 +126,18 @@ class Composite:
     """From acquisitions to one image a period."""
 
     period: str = key("Length of a period, an ISO 8601 duration.", "P1M", check=_duration)
-    method: str = key("How the clear observations of a period become one value.", "median",
-                      allowed=("median",))
+    method: str = key(
+        "How the clear observations of a period become one value.", "median", allowed=("median",)
+    )
     bands: tuple[str, ...] = key("Bands, in the order on disk.", BANDS, check=_bands)
     mask: str = key("Which mask tells clear from not clear.", "scl", allowed=("none", "scl"))
     mask_classes: tuple[int, ...] = key(
         "SCL classes that are not clear (0 no data, 1 defective, 3 shadow, 8 9 cloud, 10 cirrus).",
         (0, 1, 3, 8, 9, 10),
     )
-    buffer: float = key("How far clouds and shadows are grown, in metres.", 60.0, check=_at_least(0))
+    buffer: float = key(
+        "How far clouds and shadows are grown, in metres.", 60.0, check=_at_least(0)
+    )
     block: int = key("Side of a block, in pixels.", 1024, check=_at_least(64))
     shard: int = key("Side of a shard, in pixels: a multiple of 64.", 2048, check=_at_least(64))
 
@@ -139,12 +148,18 @@ class Sample:
 
     old_map: str = key("The outdated map: raster or vector; the name may hold {tile}.")
     old_map_year: int = key("The year that the old map shows.", check=_between(1900, 2100))
-    nomenclature: str = key("Nomenclature of the old map's codes, as the legend names it.", "corine")
+    nomenclature: str = key(
+        "Nomenclature of the old map's codes, as the legend names it.", "corine"
+    )
     attribute: str = key("Field of a vector map that holds the code.", "Code_18")
     legend: str = key("A legend that comes with lcu, or a TOML file.", "corine-12")
-    years: tuple[int, ...] = key("Years that are sampled; none named: all mapped years.", (), check=_years)
+    years: tuple[int, ...] = key(
+        "Years that are sampled; none named: all mapped years.", (), check=_years
+    )
     per_class: int = key("Samples drawn per class over all tiles.", 1000, check=_at_least(2))
-    per_polygon: int = key("Most samples drawn from one polygon of the old map.", 1000, check=_at_least(1))
+    per_polygon: int = key(
+        "Most samples drawn from one polygon of the old map.", 1000, check=_at_least(1)
+    )
     erosion: float = key(
         "Pixels nearer than this to another class of the old map are not drawn, in metres.",
         20.0,
@@ -157,8 +172,9 @@ class Train:
     """From samples to a model."""
 
     model: str = key("Which model learns the series.", "svm", allowed=("svm",))
-    distributed: str = key("What trains networks in parallel.", "auto",
-                           allowed=("auto", "horovod", "torch", "none"))
+    distributed: str = key(
+        "What trains networks in parallel.", "auto", allowed=("auto", "horovod", "torch", "none")
+    )
     class_weight: str = key(
         "What a class weighs: as much as any other, its share of the old map, or between (square root).",
         "square-root",
@@ -203,14 +219,24 @@ class Simulate:
     """A synthetic landscape with known truth; present only where there are no real acquisitions."""
 
     size: int = key("Side of a tile in pixels of 10 m.", 768, check=_between(256, 10980))
-    tiles: tuple[str, ...] = key("MGRS ids of the tiles, neighbours from west to east.", ("32TPS", "32TQS"))
+    tiles: tuple[str, ...] = key(
+        "MGRS ids of the tiles, neighbours from west to east.", ("32TPS", "32TQS")
+    )
     overlap: int = key("Pixels that neighbours share.", 98, check=_at_least(0))
-    zones: str = key("Whether the second half of the tiles lies in the next UTM zone.", "one",
-                     allowed=("one", "two"))
-    mapping_unit: float = key("Minimum mapping unit of the old map, in ha.", 25.0, check=_at_least(0))
-    mistakes: float = key("Share of the old map's polygons with a plainly wrong label.", 0.04,
-                          check=_between(0, 0.5))
-    change: float = key("Share of the area that really changes in a year.", 0.01, check=_between(0, 0.2))
+    zones: str = key(
+        "Whether the second half of the tiles lies in the next UTM zone.",
+        "one",
+        allowed=("one", "two"),
+    )
+    mapping_unit: float = key(
+        "Minimum mapping unit of the old map, in ha.", 25.0, check=_at_least(0)
+    )
+    mistakes: float = key(
+        "Share of the old map's area with a plainly wrong label.", 0.04, check=_between(0, 0.5)
+    )
+    change: float = key(
+        "Share of the area that really changes in a year.", 0.01, check=_between(0, 0.2)
+    )
     points: int = key("Reference points per tile.", 400, check=_at_least(0))
 
 
@@ -287,7 +313,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); write one with `init`") from error
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); write one with `init`"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
     mistakes: list[str] = []
@@ -311,7 +339,10 @@ def build(tables: dict[str, Any], path: Path, mistakes: list[str] | None = None)
     _resolve_paths(parts, path.resolve().parent, mistakes)
     if all(value is not None for name, value in parts.items() if name != "simulate"):
         config = Config(
-            **{name: TABLES[name](**values) if values is not None else None for name, values in parts.items()},
+            **{
+                name: TABLES[name](**values) if values is not None else None
+                for name, values in parts.items()
+            },
             file=str(path.resolve()),
         )
         mistakes += _impossible(config)
@@ -350,7 +381,9 @@ def _fill(name: str, kind: type, given: Any, mistakes: list[str]) -> dict[str, A
     for entry in known.values():
         if entry.name in given:
             before = len(mistakes)
-            values[entry.name] = _value(f"{name}.{entry.name}", entry, types[entry.name], given[entry.name], mistakes)
+            values[entry.name] = _value(
+                f"{name}.{entry.name}", entry, types[entry.name], given[entry.name], mistakes
+            )
             whole &= len(mistakes) == before
         elif entry.default is not MISSING:
             values[entry.name] = entry.default
@@ -376,7 +409,9 @@ def _value(name: str, entry: Field, wanted: Any, value: Any, mistakes: list[str]
 
 def _convert(value: Any, wanted: Any) -> Any:
     if isinstance(wanted, UnionType):
-        return _convert(value, next(part for part in typing.get_args(wanted) if part is not type(None)))
+        return _convert(
+            value, next(part for part in typing.get_args(wanted) if part is not type(None))
+        )
     if typing.get_origin(wanted) is tuple:
         inner = typing.get_args(wanted)[0]
         items = [_convert(item, inner) for item in (value if isinstance(value, list) else [value])]
@@ -423,7 +458,9 @@ def _impossible(config: Config) -> list[str]:
     if strange:
         mistakes.append(f"sample.years: {strange} are not among archive.years")
     if config.composite.shard % 64:
-        mistakes.append(f"composite.shard: must be a multiple of 64, found {config.composite.shard}")
+        mistakes.append(
+            f"composite.shard: must be a multiple of 64, found {config.composite.shard}"
+        )
     if config.composite.block % 64 or config.composite.shard % config.composite.block:
         mistakes.append(
             f"composite.block: must be a multiple of 64 that divides composite.shard "
@@ -453,7 +490,9 @@ def _legend_mistakes(config: Config) -> list[str]:
         name = getattr(getattr(config, table), entry)
         if needed and name not in classes.nomenclatures:
             known = ", ".join(classes.nomenclatures)
-            mistakes.append(f"{table}.{entry}: legend {classes.name} has no codes of {name!r}; it has {known}")
+            mistakes.append(
+                f"{table}.{entry}: legend {classes.name} has no codes of {name!r}; it has {known}"
+            )
     return mistakes
 
 
@@ -526,6 +565,8 @@ def _as_toml(tables: dict[str, Any]) -> str:
         if values is None:
             continue
         lines.append(f"[{name}]")
-        lines += [f"{entry} = {_toml(value)}" for entry, value in values.items() if value is not None]
+        lines += [
+            f"{entry} = {_toml(value)}" for entry, value in values.items() if value is not None
+        ]
         lines.append("")
     return "\n".join(lines)

@@ -67,7 +67,9 @@ class Grid:
         """Refuse what no stage can process: rotated, south-up or empty grids."""
         _, x_step, x_skew, _, y_skew, y_step = self.transform
         if x_skew or y_skew or x_step <= 0 or y_step >= 0:
-            raise ValueError(f"grid must be north-up and unrotated, found transform {self.transform}")
+            raise ValueError(
+                f"grid must be north-up and unrotated, found transform {self.transform}"
+            )
         if self.height < 1 or self.width < 1:
             raise ValueError(f"grid must hold pixels, found {self.height} x {self.width}")
 
@@ -182,7 +184,9 @@ class Duration:
 def _add_months(day: date, months: int) -> date:
     years, month = divmod(day.month - 1 + months, 12)
     year = day.year + years
-    return day.replace(year=year, month=month + 1, day=min(day.day, calendar.monthrange(year, month + 1)[1]))
+    return day.replace(
+        year=year, month=month + 1, day=min(day.day, calendar.monthrange(year, month + 1)[1])
+    )
 
 
 def periods_of_year(year: int, step: Duration) -> list[Period]:
@@ -225,7 +229,9 @@ def _around(year: int, step: Duration, margin: Duration) -> list[Period]:
     ]
 
 
-def positions_of_year(periods: Sequence[Period], year: int, step: Duration, margin: Duration) -> list[int]:
+def positions_of_year(
+    periods: Sequence[Period], year: int, step: Duration, margin: Duration
+) -> list[int]:
     """Return where the periods that describe `year` (its margins included) stand in `periods`."""
     wanted = set(_around(year, step, margin))
     return [index for index, period in enumerate(periods) if period in wanted]

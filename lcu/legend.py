@@ -78,7 +78,9 @@ class Legend:
                 f"it has {', '.join(self.nomenclatures)}"
             )
         return {
-            code: entry.value for entry in self.classes for code in entry.codes.get(nomenclature, ())
+            code: entry.value
+            for entry in self.classes
+            for code in entry.codes.get(nomenclature, ())
         }
 
     def reclass(self, codes: np.ndarray, nomenclature: str) -> np.ndarray:
@@ -158,7 +160,9 @@ def _clashes(classes: list[LandClass]) -> list[str]:
     mistakes, values, codes = [], {}, {}
     for entry in classes:
         if entry.value in values:
-            mistakes.append(f"value {entry.value} belongs to {values[entry.value]} and {entry.name}")
+            mistakes.append(
+                f"value {entry.value} belongs to {values[entry.value]} and {entry.name}"
+            )
         values[entry.value] = entry.name
         for nomenclature, listed in entry.codes.items():
             for code in listed:

@@ -31,7 +31,9 @@ class Progress:
         text = f"{self._stage}: {done} of {total} {what}, {_duration(left)} left"
         if self._bar:
             filled = "#" * (30 * done // max(total, 1))
-            text = f"\r[{filled:<30}] {text:<60}" + ("\r" + " " * 94 + "\r" if done == total else "")
+            text = f"\r[{filled:<30}] {text:<60}" + (
+                "\r" + " " * 94 + "\r" if done == total else ""
+            )
         print(text, end="" if self._bar else "\n", file=self._stream, flush=True)
 
 

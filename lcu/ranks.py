@@ -54,7 +54,11 @@ def abort_on_error(comm: MPI.Comm) -> Iterator[None]:
         code = error.code if isinstance(error, SystemExit) else 1
         if code not in (0, None):
             if not isinstance(error, SystemExit):
-                print(f"lcu: rank {comm.rank} of {comm.size} on {socket.gethostname()} failed", file=sys.stderr, flush=True)
+                print(
+                    f"lcu: rank {comm.rank} of {comm.size} on {socket.gethostname()} failed",
+                    file=sys.stderr,
+                    flush=True,
+                )
             mpi4py.run.set_abort_status(error)
         raise
 
@@ -74,7 +78,9 @@ def together(comm: MPI.Comm, what: str) -> Iterator[None]:
     except Exception as caught:  # noqa: BLE001  (it is raised again on all ranks, below)
         error = caught
     said = None if error is None else (type(error).__name__, str(error))
-    failed = [(rank, *reason) for rank, reason in enumerate(comm.allgather(said)) if reason is not None]
+    failed = [
+        (rank, *reason) for rank, reason in enumerate(comm.allgather(said)) if reason is not None
+    ]
     if failed:
         named = "; ".join(f"rank {rank}: {kind}: {text}" for rank, kind, text in failed[:4])
         if len({(kind, text) for _, kind, text in failed}) == 1:
@@ -106,7 +112,9 @@ def share(costs: Sequence[float], size: int) -> list[int]:
     return owner
 
 
-def mine(units: Sequence[Unit], comm: MPI.Comm, cost: Callable[[Unit], float] | None = None) -> list[Unit]:
+def mine(
+    units: Sequence[Unit], comm: MPI.Comm, cost: Callable[[Unit], float] | None = None
+) -> list[Unit]:
     """Return the units that this rank does, in their order."""
     costs = [1.0 if cost is None else float(cost(unit)) for unit in units]
     owner = share(costs, comm.size)

@@ -261,14 +261,23 @@ def read_json(path: Path, made_by: str) -> Any:
     except FileNotFoundError:
         raise StoreError(f"{path} is not there; run the stage `{made_by}` first") from None
     except ValueError as error:
-        raise StoreError(f"{path} is damaged ({error}); remove it and run `{made_by}` again") from None
+        raise StoreError(
+            f"{path} is damaged ({error}); remove it and run `{made_by}` again"
+        ) from None
 
 
 # --- reading --------------------------------------------------------------------------------------
 
 
 def read_block(
-    directory: Path, kind: str, tile: Tile, year: int, size: int, mark: str, dataset: Dataset, block: Block
+    directory: Path,
+    kind: str,
+    tile: Tile,
+    year: int,
+    size: int,
+    mark: str,
+    dataset: Dataset,
+    block: Block,
 ) -> np.ndarray:
     """Read a block of one dataset across the shards of a tile and year.
 
@@ -307,7 +316,9 @@ def open_shard(directory: Path, shard: Shard, mark: str) -> h5py.File:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise StoreError(f"shard {path} cannot be read ({error}); remove it and {remedy}") from error
+        raise StoreError(
+            f"shard {path} cannot be read ({error}); remove it and {remedy}"
+        ) from error
     if file.attrs.get("fingerprint") != shard_mark(mark, shard):
         file.close()
         raise StoreError(f"shard {path} was made from other inputs; {remedy}")
@@ -316,7 +327,9 @@ def open_shard(directory: Path, shard: Shard, mark: str) -> h5py.File:
 
 def shard_mark(mark: str, shard: Shard) -> str:
     """Return the fingerprint of one shard of a tile and year."""
-    return fingerprint(mark, shard.block.row, shard.block.col, shard.block.height, shard.block.width)
+    return fingerprint(
+        mark, shard.block.row, shard.block.col, shard.block.height, shard.block.width
+    )
 
 
 def intersection(one: Block, other: Block) -> Block | None:
@@ -350,7 +363,13 @@ def grid_from(values: dict[str, Any]) -> Grid:
 
 
 def write_virtual(
-    directory: Path, tile: Tile, years: Sequence[int], times: dict[int, int], bands: int, size: int, mark: str
+    directory: Path,
+    tile: Tile,
+    years: Sequence[int],
+    times: dict[int, int],
+    bands: int,
+    size: int,
+    mark: str,
 ) -> Path:
     """Write ``composites/TILE.h5``, which shows the shards of all years as one, for people.
 
@@ -365,7 +384,9 @@ def write_virtual(
         CLEAR_COUNT: (total, grid.height, grid.width),
         DAY: (total,),
     }
-    layouts = {dataset: h5py.VirtualLayout(shape, dataset.dtype) for dataset, shape in shapes.items()}
+    layouts = {
+        dataset: h5py.VirtualLayout(shape, dataset.dtype) for dataset, shape in shapes.items()
+    }
     start = 0
     for year in years:
         span = slice(start, start + times[year])
@@ -383,7 +404,11 @@ def write_virtual(
 
 
 def _map_shard(
-    layouts: dict[Dataset, h5py.VirtualLayout], shard: Shard, directory: Path, span: slice, bands: int
+    layouts: dict[Dataset, h5py.VirtualLayout],
+    shard: Shard,
+    directory: Path,
+    span: slice,
+    bands: int,
 ) -> None:
     name = str(shard.path(directory).relative_to(directory / "composites"))
     block, count = shard.block, span.stop - span.start

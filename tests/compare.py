@@ -26,7 +26,9 @@ def differences(one: Path, other: Path) -> list[str]:
 
 
 def _names(directory: Path) -> set[str]:
-    files = [path for path in directory.rglob("*") if path.suffix in SUFFIXES and path.name not in APART]
+    files = [
+        path for path in directory.rglob("*") if path.suffix in SUFFIXES and path.name not in APART
+    ]
     return {str(path.relative_to(directory)) for path in files}
 
 
@@ -70,4 +72,6 @@ def _compare_tensors(one: Path, other: Path) -> list[str]:
     first, second = torch.load(one, weights_only=True), torch.load(other, weights_only=True)
     if set(first) != set(second):
         return ["names of tensors differ"]
-    return [f"tensor {name} differs" for name in first if not torch.equal(first[name], second[name])]
+    return [
+        f"tensor {name} differs" for name in first if not torch.equal(first[name], second[name])
+    ]

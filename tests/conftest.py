@@ -11,7 +11,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-hypothesis.settings.register_profile("lcu", derandomize=True, deadline=None, database=None, max_examples=60)
+hypothesis.settings.register_profile(
+    "lcu", derandomize=True, deadline=None, database=None, max_examples=60
+)
 hypothesis.settings.load_profile("lcu")
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +38,9 @@ def mpirun() -> Mpirun:
 
     def run(ranks: int, *arguments: object, limit: float = 120) -> subprocess.CompletedProcess:
         command = ["timeout", "-k", "5", str(limit), "mpirun", "-n", str(ranks), sys.executable]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("OMPI_COMM")}
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("OMPI_COMM")
+        }
         return subprocess.run(
             [*command, *map(str, arguments)], env=environment | ENVIRONMENT, capture_output=True, text=True,
             timeout=limit + 30, cwd=ROOT, check=False,

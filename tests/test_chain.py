@@ -103,7 +103,9 @@ def test_one_job_makes_maps_of_every_year_with_their_accuracy(mapped: tuple[Path
         assert f"\n{stage:<10} " in said
 
 
-def test_land_cover_is_the_class_of_the_largest_written_probability(mapped: tuple[Path, str]) -> None:
+def test_land_cover_is_the_class_of_the_largest_written_probability(
+    mapped: tuple[Path, str],
+) -> None:
     maps = mapped[0] / "run" / "maps"
     for path in maps.glob("LCU_LC_MAP_*.tif"):
         cover = gdal.Open(str(path)).ReadAsArray()
@@ -116,19 +118,33 @@ def test_land_cover_is_the_class_of_the_largest_written_probability(mapped: tupl
 
 @pytest.mark.parametrize("ranks", [1, 3])
 @pytest.mark.timeout(2 * LIMIT)
-def test_everything_is_the_same_for_any_number_of_ranks(mapped: tuple[Path, str], mpirun: Mpirun, ranks: int) -> None:
+def test_everything_is_the_same_for_any_number_of_ranks(
+    mapped: tuple[Path, str], mpirun: Mpirun, ranks: int
+) -> None:
     folder = mapped[0]
     lcu(mpirun, ranks, "run", folder, f"run.directory=run-{ranks}")
     assert differences(folder / "run", folder / f"run-{ranks}") == []
 
 
 @pytest.mark.timeout(2 * LIMIT)
-def test_maps_do_not_depend_on_block_and_shard_size(mapped: tuple[Path, str], mpirun: Mpirun) -> None:
+def test_maps_do_not_depend_on_block_and_shard_size(
+    mapped: tuple[Path, str], mpirun: Mpirun
+) -> None:
     folder = mapped[0]
-    lcu(mpirun, 2, "run", folder, "run.directory=run-cut", "composite.block=64", "composite.shard=128")
+    lcu(
+        mpirun,
+        2,
+        "run",
+        folder,
+        "run.directory=run-cut",
+        "composite.block=64",
+        "composite.shard=128",
+    )
     for path in (folder / "run" / "maps").glob("*.tif"):
         other = folder / "run-cut" / "maps" / path.name
-        np.testing.assert_array_equal(gdal.Open(str(path)).ReadAsArray(), gdal.Open(str(other)).ReadAsArray())
+        np.testing.assert_array_equal(
+            gdal.Open(str(path)).ReadAsArray(), gdal.Open(str(other)).ReadAsArray()
+        )
 
 
 def test_a_second_start_makes_nothing_anew(mapped: tuple[Path, str], mpirun: Mpirun) -> None:
@@ -151,7 +167,10 @@ def test_status_and_plan_say_what_is_done(mapped: tuple[Path, str], mpirun: Mpir
     said = lcu(mpirun, 1, "plan", folder)
     assert "memory/rank" in said and "32TQS" in said
     said = lcu(mpirun, 1, "plan", folder, "run.memory_per_rank=0.3", code=2)
-    assert "does not fit" in said and "composite.block" in said
+    assert "run.memory_per_rank: 0.3 GiB" in said and "composite.block" in said
+    lcu(
+        mpirun, 2, "composite", folder, "run.memory_per_rank=0.3", "run.directory=run-small", code=2
+    )
 
 
 def shuffle_polygons(path: Path, seed: int) -> None:
@@ -167,7 +186,9 @@ def shuffle_polygons(path: Path, seed: int) -> None:
 
 
 @pytest.mark.timeout(2 * LIMIT)
-def test_with_shuffled_labels_the_map_falls_to_chance(mapped: tuple[Path, str], copied: Path, mpirun: Mpirun) -> None:
+def test_with_shuffled_labels_the_map_falls_to_chance(
+    mapped: tuple[Path, str], copied: Path, mpirun: Mpirun
+) -> None:
     shuffle_polygons(copied / "old_map.tif", 1)
     for stage in ("composite", "sample", "train", "classify", "assess"):
         lcu(mpirun, 2, stage, copied)
@@ -217,14 +238,22 @@ def test_a_product_without_scl_is_named_and_left_out(copied: Path, mpirun: Mpiru
     lcu(mpirun, 2, "composite", copied, 'composite.mask="none"', "run.directory=run-unmasked")
 
 
-def test_a_tile_year_without_acquisitions_is_reported_and_its_maps_are_nodata(copied: Path, mpirun: Mpirun) -> None:
+def test_a_tile_year_without_acquisitions_is_reported_and_its_maps_are_nodata(
+    copied: Path, mpirun: Mpirun
+) -> None:
     for path in (copied / "products").glob("*MSIL2A_2019*_T32TQS_*.SAFE"):
         shutil.rmtree(path)
     said = lcu(mpirun, 2, "run", copied, code=1)
-    assert "32TQS 2019" in said and ["composite", "32TQS 2019"] in [row[:2] for row in failed(copied)]
-    cover = gdal.Open(str(next((copied / "run" / "maps").glob("LCU_LC_MAP_S2019*32TQS*.tif")))).ReadAsArray()
+    assert "32TQS 2019" in said and ["composite", "32TQS 2019"] in [
+        row[:2] for row in failed(copied)
+    ]
+    cover = gdal.Open(
+        str(next((copied / "run" / "maps").glob("LCU_LC_MAP_S2019*32TQS*.tif")))
+    ).ReadAsArray()
     assert (cover == 255).all()
-    cover = gdal.Open(str(next((copied / "run" / "maps").glob("LCU_LC_MAP_S2018*32TQS*.tif")))).ReadAsArray()
+    cover = gdal.Open(
+        str(next((copied / "run" / "maps").glob("LCU_LC_MAP_S2018*32TQS*.tif")))
+    ).ReadAsArray()
     assert (cover < 254).mean() > 0.9
 
 
@@ -261,4 +290,8 @@ def test_wrong_usage_ends_with_2_and_is_said_once(tmp_path: Path, mpirun: Mpirun
     assert done.returncode == 2 and done.stderr.count("invalid choice") == 1
     (tmp_path / "run.toml").write_text('[archive]\nkind = "zip"\n[nonsense]\n')
     said = lcu(mpirun, 3, "run", tmp_path, code=2)
-    assert said.count("archive.kind") == 1 and "[nonsense]" in said and "run.directory: required" in said
+    assert (
+        said.count("archive.kind") == 1
+        and "[nonsense]" in said
+        and "run.directory: required" in said
+    )

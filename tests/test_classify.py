@@ -12,9 +12,13 @@ from tests.test_train import model
 
 
 @given(st.integers(0, 999), st.integers(1, 6))
-def test_land_cover_is_always_the_class_of_the_largest_written_probability(seed: int, classes: int) -> None:
+def test_land_cover_is_always_the_class_of_the_largest_written_probability(
+    seed: int, classes: int
+) -> None:
     random = np.random.default_rng(seed)
-    probability = quantise(random.dirichlet(np.ones(classes), (5, 6)).transpose(2, 0, 1).astype(np.float32))
+    probability = quantise(
+        random.dirichlet(np.ones(classes), (5, 6)).transpose(2, 0, 1).astype(np.float32)
+    )
     values = np.sort(random.permutation(250)[:classes]).astype(np.uint8)
     cover = land_cover(probability, values)
     for y, x in np.ndindex(5, 6):
@@ -43,9 +47,21 @@ def test_prediction_does_not_depend_on_the_block() -> None:
     filled = np.random.default_rng(5).integers(1, 9000, (3, 4, 150, 130)).astype(np.uint16)
     trained = model()
     whole = predict_cells(trained, 2018, filled)
-    for rows, cols in ((slice(0, 64), slice(64, 130)), (slice(64, 150), slice(0, 130)), (slice(128, 150), slice(128, 130))):
-        np.testing.assert_array_equal(predict_cells(trained, 2018, filled[:, :, rows, cols]), whole[:, rows, cols])
+    for rows, cols in (
+        (slice(0, 64), slice(64, 130)),
+        (slice(64, 150), slice(0, 130)),
+        (slice(128, 150), slice(128, 130)),
+    ):
+        np.testing.assert_array_equal(
+            predict_cells(trained, 2018, filled[:, :, rows, cols]), whole[:, rows, cols]
+        )
 
 
 def test_a_year_without_a_model_takes_the_nearest() -> None:
-    assert [nearest([2018, 2020], year) for year in (2017, 2018, 2019, 2020, 2021)] == [2018, 2018, 2018, 2020, 2020]
+    assert [nearest([2018, 2020], year) for year in (2017, 2018, 2019, 2020, 2021)] == [
+        2018,
+        2018,
+        2018,
+        2020,
+        2020,
+    ]

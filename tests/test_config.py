@@ -40,7 +40,9 @@ def test_a_short_configuration_is_enough(tmp_path: Path) -> None:
 
 
 def test_a_wrong_configuration_lists_all_its_mistakes(tmp_path: Path) -> None:
-    text = GOOD.replace("[2018, 2019]", "[1999]").replace('"safe"', '"zip"').replace("2016", '"old"')
+    text = (
+        GOOD.replace("[2018, 2019]", "[1999]").replace('"safe"', '"zip"').replace("2016", '"old"')
+    )
     text += '[compsite]\n[composite]\nbands = ["B99"]\nperiod = "monthly"\nspeed = 3\n[assess]\nreference = "no.tif"\n'
     with pytest.raises(ConfigError) as caught:
         config.load(write(tmp_path, text), ["run.seed=-4", "nonsense"])
@@ -59,13 +61,24 @@ def test_required_keys_are_named_with_what_they_mean(tmp_path: Path) -> None:
 
 
 def test_set_overrides_a_key_and_takes_plain_texts(tmp_path: Path) -> None:
-    loaded = config.load(write(tmp_path, GOOD), ["run.seed=7", "composite.period=P2M", "archive.tiles=['31UFT']"])
-    assert (loaded.run.seed, loaded.composite.period, loaded.archive.tiles) == (7, "P2M", ("31UFT",))
+    loaded = config.load(
+        write(tmp_path, GOOD), ["run.seed=7", "composite.period=P2M", "archive.tiles=['31UFT']"]
+    )
+    assert (loaded.run.seed, loaded.composite.period, loaded.archive.tiles) == (
+        7,
+        "P2M",
+        ("31UFT",),
+    )
 
 
 def test_impossible_combinations_are_named(tmp_path: Path) -> None:
-    path = write(tmp_path, GOOD + "years = [2020]\n[composite]\nblock = 96\n[assess]\nreference_year = 2030\n")
-    with pytest.raises(ConfigError, match=r"(?s)sample.years.*composite.block.*assess.reference_year"):
+    path = write(
+        tmp_path,
+        GOOD + "years = [2020]\n[composite]\nblock = 96\n[assess]\nreference_year = 2030\n",
+    )
+    with pytest.raises(
+        ConfigError, match=r"(?s)sample.years.*composite.block.*assess.reference_year"
+    ):
         config.load(path)
 
 

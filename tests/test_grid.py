@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lcu.grid import Block, Duration, Grid, Period, day_number, periods_of_run, periods_of_year, positions_of_year
+from lcu.grid import (
+    Block,
+    Duration,
+    Grid,
+    Period,
+    day_number,
+    periods_of_run,
+    periods_of_year,
+    positions_of_year,
+)
 
 GRID = Grid("EPSG:32631", (500000.0, 10.0, 0.0, 5600000.0, 0.0, -10.0), 70, 50)
 
@@ -35,13 +44,17 @@ def test_halo_is_cut_off_at_the_edge_and_leads_back_to_the_block() -> None:
     assert np.arange(70 * 50).reshape(70, 50)[halo.slices][block.inside(halo)][0, 0] == 40
 
 
-@pytest.mark.parametrize("transform", [(0, 10, 1, 0, 0, -10), (0, 10, 0, 0, 0, 10), (0, -10, 0, 0, 0, -10)])
+@pytest.mark.parametrize(
+    "transform", [(0, 10, 1, 0, 0, -10), (0, 10, 0, 0, 0, 10), (0, -10, 0, 0, 0, -10)]
+)
 def test_rotated_and_south_up_grids_are_refused(transform: tuple) -> None:
     with pytest.raises(ValueError, match="north-up"):
         Grid("EPSG:32631", transform, 1, 1)
 
 
-@pytest.mark.parametrize(("text", "expected"), [("P1M", (1, 0)), ("P10D", (0, 10)), ("P1Y", (12, 0)), ("P2W", (0, 14))])
+@pytest.mark.parametrize(
+    ("text", "expected"), [("P1M", (1, 0)), ("P10D", (0, 10)), ("P1Y", (12, 0)), ("P2W", (0, 14))]
+)
 def test_durations_are_read(text: str, expected: tuple) -> None:
     assert Duration.parse(text) == Duration(*expected)
 
@@ -52,7 +65,10 @@ def test_other_durations_are_refused(text: str) -> None:
         Duration.parse(text)
 
 
-@given(st.integers(2015, 2040), st.sampled_from(["P1M", "P2M", "P5M", "P1Y", "P5D", "P10D", "P16D", "P100D"]))
+@given(
+    st.integers(2015, 2040),
+    st.sampled_from(["P1M", "P2M", "P5M", "P1Y", "P5D", "P10D", "P16D", "P100D"]),
+)
 def test_periods_cover_a_year_exactly_and_are_as_many_in_every_year(year: int, text: str) -> None:
     step = Duration.parse(text)
     periods = periods_of_year(year, step)

@@ -14,7 +14,9 @@ from tests import reference
 def cube(seed: int, times: int, bands: int, height: int, width: int, missing: float) -> tuple:
     """Return random reflectance [time, band, y, x] and clear [time, y, x]."""
     random = np.random.default_rng(seed)
-    reflectance = random.integers(0, 2 ** random.integers(2, 17), (times, bands, height, width)).astype(np.uint16)
+    reflectance = random.integers(
+        0, 2 ** random.integers(2, 17), (times, bands, height, width)
+    ).astype(np.uint16)
     reflectance[random.random((times, bands, height, width)) < missing / 3] = 0
     return reflectance, random.random((times, height, width)) >= missing
 
@@ -37,7 +39,11 @@ def test_median_kernel_matches_numpy_reference(cube: tuple) -> None:
 def test_median_kernel_ignores_the_order_of_acquisitions(cube: tuple, order: list) -> None:
     reflectance, clear = cube
     order = [index for index in order if index < len(clear)]
-    for one, other in zip(composite.median(reflectance, clear), composite.median(reflectance[order], clear[order]), strict=True):
+    for one, other in zip(
+        composite.median(reflectance, clear),
+        composite.median(reflectance[order], clear[order]),
+        strict=True,
+    ):
         np.testing.assert_array_equal(one, other)
 
 
@@ -45,12 +51,16 @@ def test_kernel_threads_do_not_change_a_bit() -> None:
     reflectance, clear = cube(1, 12, 4, 67, 33, 0.4)
     for threads in (2, 3, 5):
         for one, other in zip(
-            composite.median(reflectance, clear), composite.median(reflectance, clear, threads=threads), strict=True
+            composite.median(reflectance, clear),
+            composite.median(reflectance, clear, threads=threads),
+            strict=True,
         ):
             np.testing.assert_array_equal(one, other)
     days = np.arange(12) * 30
     for one, other in zip(
-        composite.fill_gaps(reflectance, days), composite.fill_gaps(reflectance, days, threads=3), strict=True
+        composite.fill_gaps(reflectance, days),
+        composite.fill_gaps(reflectance, days, threads=3),
+        strict=True,
     ):
         np.testing.assert_array_equal(one, other)
 
@@ -122,10 +132,19 @@ def test_fill_gaps_refuses_days_that_do_not_ascend() -> None:
         composite.fill_gaps(np.ones((2, 1, 1, 1), np.uint16), [5, 4])
 
 
-@given(st.integers(0, 999), st.integers(1, 12), st.integers(1, 12), st.sampled_from([0, 1, 1.5, 2, 2.24, 3, 7.1, 20]))
-def test_buffer_mask_kernel_matches_numpy_reference(seed: int, height: int, width: int, pixels: float) -> None:
+@given(
+    st.integers(0, 999),
+    st.integers(1, 12),
+    st.integers(1, 12),
+    st.sampled_from([0, 1, 1.5, 2, 2.24, 3, 7.1, 20]),
+)
+def test_buffer_mask_kernel_matches_numpy_reference(
+    seed: int, height: int, width: int, pixels: float
+) -> None:
     mask = np.random.default_rng(seed).random((height, width)) < 0.1
-    np.testing.assert_array_equal(composite.buffer_mask(mask, pixels), reference.buffer_mask(mask, pixels))
+    np.testing.assert_array_equal(
+        composite.buffer_mask(mask, pixels), reference.buffer_mask(mask, pixels)
+    )
 
 
 def test_buffer_mask_kernel_works_on_every_leading_axis() -> None:

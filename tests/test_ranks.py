@@ -21,7 +21,10 @@ COMM = MPI.COMM_WORLD
 def test_every_unit_has_one_rank_and_no_rank_is_far_from_the_mean(costs: list, size: int) -> None:
     owner = share(costs, size)
     assert len(owner) == len(costs) and all(0 <= rank < size for rank in owner)
-    load = [sum(cost for cost, rank in zip(costs, owner, strict=True) if rank == own) for own in range(size)]
+    load = [
+        sum(cost for cost, rank in zip(costs, owner, strict=True) if rank == own)
+        for own in range(size)
+    ]
     assert max(load) <= sum(costs) / size + max(costs, default=0) + 1e-9
 
 
@@ -38,7 +41,9 @@ def test_the_parts_of_all_ranks_are_the_whole() -> None:
 @pytest.mark.mpi(min_size=2)
 def test_a_failure_on_one_rank_is_raised_on_every_rank() -> None:
     guilty = COMM.size - 1
-    with pytest.raises(RankError, match=rf"opening: 1 of {COMM.size} ranks failed; OSError: no such thing") as caught:
+    with pytest.raises(
+        RankError, match=rf"opening: 1 of {COMM.size} ranks failed; OSError: no such thing"
+    ) as caught:
         with together(COMM, "opening"):
             if COMM.rank == guilty:
                 raise OSError("no such thing")
@@ -69,9 +74,15 @@ GUARDED = """
 
 @pytest.mark.parametrize(
     ("failure", "code", "said"),
-    [("raise ValueError('broken')", 1, "rank 1 of 3"), ("sys.exit(3)", 3, ""), ("raise KeyboardInterrupt", 130, "rank 1")],
+    [
+        ("raise ValueError('broken')", 1, "rank 1 of 3"),
+        ("sys.exit(3)", 3, ""),
+        ("raise KeyboardInterrupt", 130, "rank 1"),
+    ],
 )
-def test_no_rank_waits_for_ever(tmp_path: Path, mpirun: Mpirun, failure: str, code: int, said: str) -> None:
+def test_no_rank_waits_for_ever(
+    tmp_path: Path, mpirun: Mpirun, failure: str, code: int, said: str
+) -> None:
     script = tmp_path / "guarded.py"
     script.write_text(textwrap.dedent(GUARDED.format(failure=failure)))
     begun = time.monotonic()

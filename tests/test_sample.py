@@ -19,9 +19,13 @@ GRID = Grid("EPSG:32631", (500000.0, 10.0, 0.0, 5600000.0, 0.0, -10.0), 60, 80)
 TILE = Tile("31UFT", GRID)
 
 
-def write_raster(path: Path, codes: np.ndarray, crs: int, origin: tuple[float, float], step: float) -> None:
+def write_raster(
+    path: Path, codes: np.ndarray, crs: int, origin: tuple[float, float], step: float
+) -> None:
     """Write an integer raster."""
-    dataset = gdal.GetDriverByName("GTiff").Create(str(path), codes.shape[1], codes.shape[0], 1, gdal.GDT_Int16)
+    dataset = gdal.GetDriverByName("GTiff").Create(
+        str(path), codes.shape[1], codes.shape[0], 1, gdal.GDT_Int16
+    )
     dataset.SetGeoTransform((origin[0], step, 0, origin[1], 0, -step))
     system = osr.SpatialReference()
     system.ImportFromEPSG(crs)
@@ -60,10 +64,17 @@ def test_a_raster_map_in_another_crs_lands_in_the_right_place(tmp_path: Path) ->
     inverse = osr.CoordinateTransformation(_system(32631), _system(3035))
     x, y, _ = inverse.TransformPoint(500400, 5599700)
     codes = np.full((40, 40), 211, np.int16)
-    column, row = int((x - (x // 100 * 100 - 2000)) // 100), int(((y // 100 * 100 + 2000) - y) // 100)
+    column, row = (
+        int((x - (x // 100 * 100 - 2000)) // 100),
+        int(((y // 100 * 100 + 2000) - y) // 100),
+    )
     codes[row, column] = 512
-    write_raster(tmp_path / "old.tif", codes, 3035, (x // 100 * 100 - 2000, y // 100 * 100 + 2000), 100)
-    read, _ = OldMap(Sample(old_map=str(tmp_path / "old.tif"), old_map_year=2018), [TILE]).read("31UFT", GRID)
+    write_raster(
+        tmp_path / "old.tif", codes, 3035, (x // 100 * 100 - 2000, y // 100 * 100 + 2000), 100
+    )
+    read, _ = OldMap(Sample(old_map=str(tmp_path / "old.tif"), old_map_year=2018), [TILE]).read(
+        "31UFT", GRID
+    )
     assert read[30, 40] == 512 and 60 < (read == 512).sum() < 140
 
 
@@ -82,7 +93,9 @@ def test_a_vector_map_is_burnt_by_its_features(tmp_path: Path) -> None:
     for code, left, right in (("111", 500000, 500300), ("512", 500300, 500600)):
         feature = ogr.Feature(layer.GetLayerDefn())
         feature.SetField("Code_18", code)
-        corners = f"{left} 5599000, {right} 5599000, {right} 5600000, {left} 5600000, {left} 5599000"
+        corners = (
+            f"{left} 5599000, {right} 5599000, {right} 5600000, {left} 5600000, {left} 5599000"
+        )
         feature.SetGeometry(ogr.CreateGeometryFromWkt(f"POLYGON(({corners}))"))
         layer.CreateFeature(feature)
     del layer, source
@@ -110,7 +123,9 @@ def test_each_tile_may_have_a_map_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "old_31UGT.tif").write_bytes((tmp_path / "old_31UFT.tif").read_bytes())
     config = Sample(old_map=str(tmp_path / "old_{tile}.tif"), old_map_year=2018)
     old = OldMap(config, [TILE, Tile("31UGT", GRID)])
-    assert not set(np.unique(old.read("31UFT", GRID)[1])) & set(np.unique(old.read("31UGT", GRID)[1]))
+    assert not set(np.unique(old.read("31UFT", GRID)[1])) & set(
+        np.unique(old.read("31UGT", GRID)[1])
+    )
 
 
 def test_borders_are_eroded_by_the_distance_asked_for() -> None:
@@ -129,17 +144,30 @@ def candidates(seed: int, count: int) -> Candidates:
     polygon = random.integers(1, 12, count)
     row, col = (place // 100).astype(np.int32), (place % 100).astype(np.int32)
     return Candidates(
-        priority(seed, "31UFT", row, col), (polygon % 3).astype(np.uint8), np.zeros(count, np.uint16), row, col, polygon
+        priority(seed, "31UFT", row, col),
+        (polygon % 3).astype(np.uint8),
+        np.zeros(count, np.uint16),
+        row,
+        col,
+        polygon,
     )
 
 
-@given(st.integers(0, 99), st.integers(0, 400), st.integers(1, 60), st.integers(1, 30), st.integers(0, 9))
+@given(
+    st.integers(0, 99),
+    st.integers(0, 400),
+    st.integers(1, 60),
+    st.integers(1, 30),
+    st.integers(0, 9),
+)
 def test_the_draw_ignores_the_order_and_keeps_within_its_limits(
     seed: int, count: int, per_class: int, per_polygon: int, shuffle: int
 ) -> None:
     found = candidates(seed, count)
     drawn = draw(found, per_class, per_polygon)
-    again = draw(found.take(np.random.default_rng(shuffle).permutation(count)), per_class, per_polygon)
+    again = draw(
+        found.take(np.random.default_rng(shuffle).permutation(count)), per_class, per_polygon
+    )
     for name in ("key", "row", "col", "polygon"):
         np.testing.assert_array_equal(getattr(drawn, name), getattr(again, name))
     assert np.bincount(drawn.index, minlength=1).max() <= per_class
@@ -157,7 +185,10 @@ def test_drawing_part_by_part_gives_the_same_as_all_at_once() -> None:
 
 def test_priorities_differ_between_tiles_and_seeds() -> None:
     rows, cols = np.mgrid[:50, :50]
-    keys = [priority(seed, tile, rows, cols).ravel() for seed, tile in ((1, "31UFT"), (2, "31UFT"), (1, "31UFU"))]
+    keys = [
+        priority(seed, tile, rows, cols).ravel()
+        for seed, tile in ((1, "31UFT"), (2, "31UFT"), (1, "31UFU"))
+    ]
     assert len(np.unique(np.concatenate(keys))) == 7500
     assert abs(np.corrcoef(keys[0].astype(float), keys[1].astype(float))[0, 1]) < 0.05
 

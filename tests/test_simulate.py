@@ -268,8 +268,8 @@ def test_overlapping_tiles_show_the_same_sky(scene):
         shots[0].bands["B8A"][:, -49:].astype(int),
         shots[1].bands["B8A"][:, :49].astype(int),
     )
-    # Their noise differs, as that of two detectors.
-    assert np.abs(west - east).mean() < 120
+    # Their noise differs, as that of two detectors: 15 digital numbers and 0.8 %.
+    assert np.abs(west - east).mean() < 15 + 0.008 * 1.5 * west.mean()
     assert (shots[0].scl[:, -49:] == shots[1].scl[:, :49]).mean() > 0.95
 
 

@@ -23,7 +23,9 @@ def values_of(block: Block) -> np.ndarray:
     """Return what a block of the tile holds, uint16 [time, band, y, x]: a number for every element."""
     rows, cols = np.mgrid[block.slices]
     base = (rows * GRID.width + cols) % 9973
-    return np.stack([[base + 1000 * time + 100 * band + 1 for band in range(BANDS)] for time in range(TIMES)]).astype(np.uint16)
+    return np.stack(
+        [[base + 1000 * time + 100 * band + 1 for band in range(BANDS)] for time in range(TIMES)]
+    ).astype(np.uint16)
 
 
 def write(directory: Path, comm: MPI.Comm, year: int = 2018, mark: str = "mark") -> None:
@@ -61,8 +63,16 @@ def test_what_the_ranks_write_together_is_what_each_reads(mpi_tmp_path: Path) ->
         np.testing.assert_array_equal(read(mpi_tmp_path, block), values_of(block))
     path = Shard("composites", TILE.id, 2018, Block(0, 0, SIZE, SIZE)).path(mpi_tmp_path)
     with h5py.File(path) as file:
-        assert file["reflectance"].compression == "gzip" and file["reflectance"].chunks == (TIMES, BANDS, 64, 64)
-        assert file["reflectance"].attrs["axes"] == "time, band, y, x" and file["reflectance"].attrs["nodata"] == 0
+        assert file["reflectance"].compression == "gzip" and file["reflectance"].chunks == (
+            TIMES,
+            BANDS,
+            64,
+            64,
+        )
+        assert (
+            file["reflectance"].attrs["axes"] == "time, band, y, x"
+            and file["reflectance"].attrs["nodata"] == 0
+        )
     COMM.Barrier()
 
 
@@ -101,11 +111,18 @@ def test_an_unfinished_file_is_not_taken_for_a_shard(tmp_path: Path) -> None:
 def test_the_virtual_dataset_shows_all_years_as_one(tmp_path: Path) -> None:
     for year in (2018, 2019):
         write(tmp_path, MPI.COMM_SELF, year)
-    path = store.write_virtual(tmp_path, TILE, [2018, 2019], {2018: TIMES, 2019: TIMES}, BANDS, SIZE, "virtual")
+    path = store.write_virtual(
+        tmp_path, TILE, [2018, 2019], {2018: TIMES, 2019: TIMES}, BANDS, SIZE, "virtual"
+    )
     moved = tmp_path.with_name(tmp_path.name + "-moved")
     tmp_path.rename(moved)  # the paths inside are relative
     with h5py.File(moved / path.relative_to(tmp_path)) as file:
-        assert file["reflectance"].is_virtual and file["reflectance"].shape == (2 * TIMES, BANDS, 150, 130)
+        assert file["reflectance"].is_virtual and file["reflectance"].shape == (
+            2 * TIMES,
+            BANDS,
+            150,
+            130,
+        )
         np.testing.assert_array_equal(file["reflectance"][TIMES:], values_of(GRID.whole))
         assert file["day"][()].tolist() == [0, 1, 2] * 2
 

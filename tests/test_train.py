@@ -19,7 +19,9 @@ def data(classes: int, count: int = 300, features: int = 12, seed: int = 0) -> s
     random = np.random.default_rng(seed)
     values = random.normal(size=(count, features)).astype(np.float32)
     label = values[:, :classes].argmax(axis=1).astype(np.uint8) * 3 + 1
-    return svm.Data(values, label, np.arange(count) // 5, random.uniform(0.5, 2, count).astype(np.float32))
+    return svm.Data(
+        values, label, np.arange(count) // 5, random.uniform(0.5, 2, count).astype(np.float32)
+    )
 
 
 @pytest.mark.parametrize("classes", [2, 3, 7])
@@ -29,7 +31,9 @@ def test_prediction_in_torch_is_that_of_scikit_learn(classes: int) -> None:
     scores = svm.scores(svm.tensors(pipeline), torch.from_numpy(samples.features)).numpy()
     machine: SVC = pipeline[-1]
     machine.set_params(decision_function_shape="ovr", break_ties=True)
-    np.testing.assert_array_equal(machine.classes_[scores.argmax(axis=1)], pipeline.predict(samples.features))
+    np.testing.assert_array_equal(
+        machine.classes_[scores.argmax(axis=1)], pipeline.predict(samples.features)
+    )
     if classes > 2:
         np.testing.assert_allclose(scores, pipeline.decision_function(samples.features), atol=1e-4)
 
@@ -41,7 +45,9 @@ def test_probabilities_sum_to_one_and_keep_the_order_of_the_scores(classes: int)
     values = torch.from_numpy(samples.features)
     probability = svm.predict(fitted, values).numpy()
     np.testing.assert_allclose(probability.sum(axis=1), 1, atol=1e-5)
-    np.testing.assert_array_equal(probability.argmax(axis=1), svm.scores(fitted, values).argmax(dim=1).numpy())
+    np.testing.assert_array_equal(
+        probability.argmax(axis=1), svm.scores(fitted, values).argmax(dim=1).numpy()
+    )
     assert fitted["sharpness"] > 0
 
 
@@ -78,7 +84,11 @@ def model() -> Model:
     label = np.where(series[:, 0, 0] > 4500, 5, 9).astype(np.uint8)
     samples = svm.Data(svm.features(series), label, np.arange(200), np.ones(200, np.float32))
     fitted = svm.fit(samples, 10, 1, svm.folds(samples, 3, 1))
-    about = {"years": [2018], "fingerprint": "x", "legend": [{"value": value} for value in (5, 7, 9)]}
+    about = {
+        "years": [2018],
+        "fingerprint": "x",
+        "legend": [{"value": value} for value in (5, 7, 9)],
+    }
     return Model(about, {f"2018.{name}": value for name, value in fitted.items()})
 
 

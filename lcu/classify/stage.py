@@ -75,7 +75,11 @@ class Maps:
         probability = self.probability(tile, year, block)
         if name == "PROB":
             return probability
-        return land_cover(probability, self.legend.values) if name == "MAP" else confidence(probability)
+        return (
+            land_cover(probability, self.legend.values)
+            if name == "MAP"
+            else confidence(probability)
+        )
 
     def _read(self, tile: str, year: int, block: Block, dataset: store.Dataset) -> np.ndarray:
         return store.read_block(
@@ -88,7 +92,12 @@ def year_mark(config: Config, composites: Composites, model: Model, tile: str, y
     """Return the fingerprint of the probabilities of a tile and year."""
     strategy = config.table()["classify"]
     return store.fingerprint(
-        "probabilities 1", strategy, year, model.fingerprint, model.about["tensors"], composites.fingerprint(tile)
+        "probabilities 1",
+        strategy,
+        year,
+        model.fingerprint,
+        model.about["tensors"],
+        composites.fingerprint(tile),
     )
 
 
@@ -133,7 +142,9 @@ def _check(model: Model, config: Config) -> None:
         found = model.about[name]
         found = [entry["value"] for entry in found] if name == "legend" else found
         if found != wanted:
-            raise store.StoreError(f"the model was trained with {name} {found}, expected {wanted}; run `train` again")
+            raise store.StoreError(
+                f"the model was trained with {name} {found}, expected {wanted}; run `train` again"
+            )
 
 
 def _left(
@@ -146,7 +157,9 @@ def _left(
             missing = []
             for year in config.archive.years:
                 shard = Shard("probabilities", name, year, block)
-                if not store.is_whole(shard.path(config.directory), store.shard_mark(marks[name, year], shard)):
+                if not store.is_whole(
+                    shard.path(config.directory), store.shard_mark(marks[name, year], shard)
+                ):
                     missing.append(year)
             if missing:
                 left.append((name, block, tuple(missing)))
@@ -177,7 +190,12 @@ def _make_shards(
 
 
 def classify_block(
-    config: Config, composites: Composites, model: Model, tile: str, block: Block, years: Sequence[int]
+    config: Config,
+    composites: Composites,
+    model: Model,
+    tile: str,
+    block: Block,
+    years: Sequence[int],
 ) -> dict[int, Layers]:
     """Return (probability uint8 [class, y, x], observations uint16 [y, x]) of a block for each year."""
     reflectance, count = composites.read(tile, block), composites.read_count(tile, block)
@@ -242,7 +260,10 @@ def _write_shard(
 ) -> None:
     block, legend = shard.block, config.legend
     layout = {
-        PROBABILITY: ((len(legend.classes), block.height, block.width), (len(legend.classes), CELL, CELL)),
+        PROBABILITY: (
+            (len(legend.classes), block.height, block.width),
+            (len(legend.classes), CELL, CELL),
+        ),
         OBSERVATIONS: ((block.height, block.width), (CELL, CELL)),
     }
     path = shard.path(config.directory)

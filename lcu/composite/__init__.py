@@ -4,11 +4,12 @@
 """
 
 from lcu.composite.arrays import buffer_mask, fill_gaps, median, scl_clear
-from lcu.composite.stage import Composites, peak_memory, plan, run
+from lcu.composite.stage import Composites, check_memory, peak_memory, plan, run
 
 __all__ = [
     "Composites",
     "buffer_mask",
+    "check_memory",
     "fill_gaps",
     "median",
     "peak_memory",

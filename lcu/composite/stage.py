@@ -21,7 +21,7 @@ from mpi4py import MPI
 from lcu import acquisition, store
 from lcu.acquisition import Acquisition, AcquisitionError
 from lcu.composite.arrays import median, scl_clear
-from lcu.config import Config, provenance
+from lcu.config import Config, ConfigError, provenance
 from lcu.grid import Block, Period, Tile, split
 from lcu.ranks import Failure, gather, on_root, share
 from lcu.store import CELL, CLEAR_COUNT, DAY, REFLECTANCE, Piece, Shard
@@ -61,12 +61,22 @@ class Composites:
                 f"{config.directory / 'composites'} was made with another configuration; "
                 "run the stage `composite` again"
             )
-        tiles = {name: Tile(name, store.grid_from(entry["grid"])) for name, entry in index["tiles"].items()}
+        tiles = {
+            name: Tile(name, store.grid_from(entry["grid"]))
+            for name, entry in index["tiles"].items()
+        }
         marks = {
-            (name, int(year)): mark for name, entry in index["tiles"].items() for year, mark in entry["years"].items()
+            (name, int(year)): mark
+            for name, entry in index["tiles"].items()
+            for year, mark in entry["years"].items()
         }
         return cls(
-            config.directory, tiles, config.periods, config.composite.bands, config.composite.shard, marks
+            config.directory,
+            tiles,
+            config.periods,
+            config.composite.bands,
+            config.composite.shard,
+            marks,
         )
 
     @property
@@ -134,9 +144,14 @@ def run(config: Config, comm: MPI.Comm, report: Any) -> tuple[list[Failure], str
         What there is now, in a line.
     """
     found, tiles, failures = acquisition.find(config, comm)
+    for name, tile in tiles.items():
+        check_memory(config, peak_memory(config, tile, found[name], comm.size))
     unreadable = on_root(comm, "reading unreadable.json", _known_unreadable, config)
     failures += [item for name, item in unreadable.items() if _is_of(name, found)]
-    found = {tile: [item for item in of if item.fingerprint() not in unreadable] for tile, of in found.items()}
+    found = {
+        tile: [item for item in of if item.fingerprint() not in unreadable]
+        for tile, of in found.items()
+    }
     while True:
         bad = _make_shards(config, comm, found, tiles, report)
         if not bad:
@@ -167,12 +182,18 @@ def _is_of(name: str, found: dict[str, list[Acquisition]]) -> bool:
     return any(item.fingerprint() == name for of in found.values() for item in of)
 
 
-def _empty_years(config: Config, found: dict[str, list[Acquisition]], tiles: dict[str, Tile]) -> list[Failure]:
+def _empty_years(
+    config: Config, found: dict[str, list[Acquisition]], tiles: dict[str, Tile]
+) -> list[Failure]:
     failures = []
     for tile in tiles:
         present = {item.time.year for item in found[tile]}
         failures += [
-            Failure("composite", f"{tile} {year}", "no acquisition can be used: the maps of this year are nodata")
+            Failure(
+                "composite",
+                f"{tile} {year}",
+                "no acquisition can be used: the maps of this year are nodata",
+            )
             for year in config.archive.years
             if year not in present
         ]
@@ -196,7 +217,8 @@ def _write_index(
     }
     folder = config.directory / "composites"
     store.write_json(
-        folder / "unreadable.json", {name: [item.unit, item.reason] for name, item in unreadable.items()}
+        folder / "unreadable.json",
+        {name: [item.unit, item.reason] for name, item in unreadable.items()},
     )
     store.write_json(
         folder / "index.json", {"configuration": configuration_mark(config), "tiles": entries}
@@ -205,7 +227,13 @@ def _write_index(
     for name, tile in tiles.items():
         mark = store.fingerprint("virtual", entries[name])
         store.write_virtual(
-            config.directory, tile, sorted(years), times, len(config.composite.bands), config.composite.shard, mark
+            config.directory,
+            tile,
+            sorted(years),
+            times,
+            len(config.composite.bands),
+            config.composite.shard,
+            mark,
         )
 
 
@@ -216,7 +244,11 @@ def _periods_of(config: Config, year: int) -> list[Period]:
 def year_mark(config: Config, tile: Tile, acquisitions: Sequence[Acquisition], year: int) -> str:
     """Return the fingerprint of one tile and calendar year: everything its composites follow from."""
     periods = _periods_of(config, year)
-    inside = [item.fingerprint() for item in acquisitions if any(item.time in period for period in periods)]
+    inside = [
+        item.fingerprint()
+        for item in acquisitions
+        if any(item.time in period for period in periods)
+    ]
     spans = [(period.start, period.end) for period in periods]
     keys = {name: value for name, value in config.table()["composite"].items() if name != "block"}
     return store.fingerprint("composites 1", keys, store.describe_grid(tile.grid), spans, inside)
@@ -236,7 +268,8 @@ def _make_shards(
     todo = on_root(comm, "looking for finished composites", _left, config, found, tiles)
     group, index, count = store.groups(comm, len(todo))
     costs = [
-        sum(len(unit.acquisitions) + 0.1 for unit in units(config, shard, found[shard.tile])) * shard.block.height
+        sum(len(unit.acquisitions) + 0.1 for unit in units(config, shard, found[shard.tile]))
+        * shard.block.height
         for shard, _ in todo
     ]
     owner = share(costs, count)
@@ -353,7 +386,10 @@ def _write_shard(
     block, bands = shard.block, config.composite.bands
     times = len(periods)
     layout = {
-        REFLECTANCE: ((times, len(bands), block.height, block.width), (times, len(bands), CELL, CELL)),
+        REFLECTANCE: (
+            (times, len(bands), block.height, block.width),
+            (times, len(bands), CELL, CELL),
+        ),
         CLEAR_COUNT: ((times, block.height, block.width), (times, CELL, CELL)),
         DAY: ((times,), None),
     }
@@ -376,7 +412,9 @@ def _write_shard(
     store.finish(file, path, group, store.shard_mark(mark, shard))
 
 
-def _attributes(config: Config, shard: Shard, tile: Tile, periods: Sequence[Period]) -> dict[str, Any]:
+def _attributes(
+    config: Config, shard: Shard, tile: Tile, periods: Sequence[Period]
+) -> dict[str, Any]:
     return {
         "tile": shard.tile,
         "year": shard.year,
@@ -416,6 +454,16 @@ def peak_memory(config: Config, tile: Tile, acquisitions: Sequence[Acquisition],
     return BASE_MEMORY + max(reading + held, held + writing)
 
 
+def check_memory(config: Config, peak: int) -> None:
+    """Refuse, on every rank alike, what does not fit."""
+    if peak > config.run.memory_per_rank * 2**30:
+        raise ConfigError(
+            f"run.memory_per_rank: {config.run.memory_per_rank:g} GiB, but a rank of the composite stage needs "
+            f"{peak / 2**30:.2f} GiB; make composite.block smaller than {config.composite.block}, start more "
+            "ranks, or make run.memory_per_rank larger"
+        )
+
+
 def plan(config: Config, comm: MPI.Comm, ranks: int) -> list[dict[str, Any]]:
     """Return one row per tile: acquisitions, shards, what is left, memory per rank, bytes on disk."""
     found, tiles, failures = acquisition.find(config, comm)
@@ -423,7 +471,9 @@ def plan(config: Config, comm: MPI.Comm, ranks: int) -> list[dict[str, Any]]:
     rows = []
     for name, tile in tiles.items():
         years = sorted({period.start.year for period in config.periods})
-        total = sum(len(store.shards("composites", tile, year, config.composite.shard)) for year in years)
+        total = sum(
+            len(store.shards("composites", tile, year, config.composite.shard)) for year in years
+        )
         pixels = tile.grid.height * tile.grid.width
         rows.append({
             "tile": name,

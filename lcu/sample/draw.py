@@ -45,7 +45,7 @@ class Candidates:
     polygon: np.ndarray
 
     def __len__(self) -> int:
-        """Number of candidates."""
+        """Count the candidates."""
         return len(self.key)
 
     def take(self, chosen: np.ndarray) -> Candidates:
@@ -55,7 +55,9 @@ class Candidates:
     @classmethod
     def join(cls, parts: list[Candidates]) -> Candidates:
         """Return all parts as one."""
-        return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+        return cls(
+            *(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls))
+        )
 
     @classmethod
     def none(cls) -> Candidates:

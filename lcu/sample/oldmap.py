@@ -70,7 +70,9 @@ class OldMap:
 
 def files(config: Sample, tiles: Iterable[str]) -> list[Path]:
     """Return the files of the old map."""
-    return [Path(name) for name in sorted({config.old_map.replace("{tile}", tile) for tile in tiles})]
+    return [
+        Path(name) for name in sorted({config.old_map.replace("{tile}", tile) for tile in tiles})
+    ]
 
 
 def _open(path: str, attribute: str, grids: Sequence[Grid]) -> _RasterMap | _VectorMap:
@@ -146,7 +148,12 @@ def _window(
         columns = sorted(((x_min - x) / x_step, (x_max - x) / x_step))
         rows = sorted(((y_min - y) / y_step, (y_max - y) / y_step))
         spans.append((columns[0], rows[0], columns[1], rows[1]))
-        if columns[1] <= 0 or rows[1] <= 0 or columns[0] >= dataset.RasterXSize or rows[0] >= dataset.RasterYSize:
+        if (
+            columns[1] <= 0
+            or rows[1] <= 0
+            or columns[0] >= dataset.RasterXSize
+            or rows[0] >= dataset.RasterYSize
+        ):
             raise OldMapError(
                 f"old map {path} does not overlap a tile: the tile lies at "
                 f"{x_min:.0f} {y_min:.0f} {x_max:.0f} {y_max:.0f} in the map's coordinates; "
@@ -160,7 +167,7 @@ def _window(
 
 
 def connected_areas(codes: np.ndarray) -> np.ndarray:
-    """Number the connected areas of equal code (4 neighbours).
+    """Give a number to every connected area of equal code (4 neighbours).
 
     Parameters
     ----------
@@ -184,7 +191,9 @@ def connected_areas(codes: np.ndarray) -> np.ndarray:
 class _VectorMap:
     """A vector map; the features over a block are burnt into it when it is read."""
 
-    def __init__(self, dataset: gdal.Dataset, path: str, attribute: str, grids: Sequence[Grid]) -> None:
+    def __init__(
+        self, dataset: gdal.Dataset, path: str, attribute: str, grids: Sequence[Grid]
+    ) -> None:
         self._dataset, self._path = dataset, path
         self._layer = dataset.GetLayer(0)
         names = [field.GetName() for field in self._layer.schema]

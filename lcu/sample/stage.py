@@ -54,9 +54,13 @@ class Samples:
                 values = {dataset.name: file[dataset.name][()] for dataset in SAMPLES}
                 tiles = tuple(file.attrs["tiles"].split(", "))
                 years = tuple(int(year) for year in file.attrs["years"])
-                return cls(**values, tiles=tiles, years=years, fingerprint=file.attrs["fingerprint"])
+                return cls(
+                    **values, tiles=tiles, years=years, fingerprint=file.attrs["fingerprint"]
+                )
         except (OSError, KeyError) as error:
-            raise store.StoreError(f"{path} cannot be read ({error}); remove it and run `sample` again") from error
+            raise store.StoreError(
+                f"{path} cannot be read ({error}); remove it and run `sample` again"
+            ) from error
 
 
 def run(config: Config, comm: MPI.Comm, report: Any) -> str:
@@ -81,16 +85,24 @@ def run(config: Config, comm: MPI.Comm, report: Any) -> str:
 
 def _mark(config: Config, composites: Composites) -> str:
     table = config.table()
-    files = [store.file_fingerprint(path) for path in oldmap.files(config.sample, composites.tiles) if path.exists()]
+    files = [
+        store.file_fingerprint(path)
+        for path in oldmap.files(config.sample, composites.tiles)
+        if path.exists()
+    ]
     classes = [(entry.value, entry.name, entry.codes) for entry in config.legend.classes]
     read = [composites.fingerprint(tile) for tile in composites.tiles]
-    return store.fingerprint("samples 1", table["sample"], table["run"]["seed"], files, classes, read)
+    return store.fingerprint(
+        "samples 1", table["sample"], table["run"]["seed"], files, classes, read
+    )
 
 
 def _summary(config: Config) -> str:
     samples = Samples.read(config.directory)
     first = samples.label.min(axis=1, initial=NODATA)
-    counts = [f"{entry.name} {int((first == entry.value).sum())}" for entry in config.legend.classes]
+    counts = [
+        f"{entry.name} {int((first == entry.value).sum())}" for entry in config.legend.classes
+    ]
     return f"{len(first)} samples: {', '.join(counts)}"
 
 
@@ -111,7 +123,11 @@ def _draw(
     report: Any,
 ) -> tuple[Candidates, np.ndarray]:
     """Return the drawn pixels and the area of each class in the old map, pixels [class]."""
-    work = [(number, tile, block) for number, tile in enumerate(tiles) for block in tile.grid.blocks(BLOCK)]
+    work = [
+        (number, tile, block)
+        for number, tile in enumerate(tiles)
+        for block in tile.grid.blocks(BLOCK)
+    ]
     own = mine(work, comm, cost=lambda item: item[2].height * item[2].width)
     parts, areas = [Candidates.none()], np.zeros(len(config.legend.classes), np.int64)
     with together(comm, "drawing samples"):
@@ -122,7 +138,9 @@ def _draw(
             report(done + 1, len(own), "blocks")
     total = np.zeros_like(areas)
     comm.Allreduce(areas, total)
-    gathered = Candidates.join(comm.allgather(_fewest(Candidates.join(parts), config.sample.per_polygon)))
+    gathered = Candidates.join(
+        comm.allgather(_fewest(Candidates.join(parts), config.sample.per_polygon))
+    )
     return draw(gathered, config.sample.per_class, config.sample.per_polygon), total
 
 
@@ -132,7 +150,12 @@ def _fewest(candidates: Candidates, per_polygon: int) -> Candidates:
 
 
 def _candidates(
-    config: Config, composites: Composites, tile: Tile, number: int, block: Block, old: oldmap.OldMap
+    config: Config,
+    composites: Composites,
+    tile: Tile,
+    number: int,
+    block: Block,
+    old: oldmap.OldMap,
 ) -> tuple[Candidates, np.ndarray]:
     legend = config.legend
     pixels = config.sample.erosion / tile.grid.resolution
@@ -213,7 +236,9 @@ def _series(
     series = np.zeros((len(own), times, bands), np.uint16)
     count = np.zeros((len(own), times), np.uint8)
     cell = np.stack([own.tile, own.row // CELL, own.col // CELL]) if len(own) else np.zeros((3, 0))
-    starts = np.flatnonzero(np.any(np.diff(cell, axis=1, prepend=-1) != 0, axis=0)) if len(own) else []
+    starts = (
+        np.flatnonzero(np.any(np.diff(cell, axis=1, prepend=-1) != 0, axis=0)) if len(own) else []
+    )
     for first, last in zip(starts, [*starts[1:], len(own)], strict=True):
         tile = tiles[own.tile[first]]
         corner = own.row[first] // CELL * CELL, own.col[first] // CELL * CELL
@@ -227,12 +252,16 @@ def _series(
     return series, count
 
 
-def _labels(config: Config, composites: Composites, own: Candidates, count: np.ndarray) -> np.ndarray:
+def _labels(
+    config: Config, composites: Composites, own: Candidates, count: np.ndarray
+) -> np.ndarray:
     """Return the label of each mapped year, uint8 [sample, year]; 255 where it was not observed."""
     value = config.legend.values[own.index]
     labels = np.full((len(own), len(config.archive.years)), NODATA, np.uint8)
     for position, year in enumerate(config.archive.years):
-        inside = [index for index, period in enumerate(composites.periods) if period.start.year == year]
+        inside = [
+            index for index, period in enumerate(composites.periods) if period.start.year == year
+        ]
         if year in sampled_years(config):
             labels[:, position] = np.where(count[:, inside].any(axis=1), value, NODATA)
     return labels

@@ -40,6 +40,7 @@ class Place(NamedTuple):
 
     height : float64, relative, about normal
     region : uint64, number of the region
+    level : float64, relative height of the middle of the region
     parcel : uint64, the field or stand that would be worked as one
     value : uint8, class before towns and events
     block : uint64, the town block that would be built as one
@@ -49,6 +50,7 @@ class Place(NamedTuple):
 
     height: np.ndarray
     region: np.ndarray
+    level: np.ndarray
     parcel: np.ndarray
     block: np.ndarray
     value: np.ndarray
@@ -62,12 +64,13 @@ class Ground(NamedTuple):
 
     subtype : uint8, position in `parameters.SUBTYPES`
     parcel : uint64, number of the parcel whose pixels share a history
-    height : float64, relative
+    region : uint64; level : float64, relative height of its middle
     """
 
     subtype: np.ndarray
     parcel: np.ndarray
-    height: np.ndarray
+    region: np.ndarray
+    level: np.ndarray
 
     @property
     def value(self) -> np.ndarray:
@@ -92,7 +95,8 @@ def place(x: np.ndarray, y: np.ndarray, seed: int) -> Place:
     wy = y + 70.0 * noise.fractal(x, y, 420.0, 3, seed, _WARP, 2)
     region = noise.cells(wx, wy, p.REGION, seed, _REGION)
     stand = noise.cells(wx, wy, p.STAND, seed, _STAND)
-    kind, angle, low = _regions(region, seed)
+    kind, angle, middle = _regions(region, seed)
+    low = middle < p.BELTS[1][0] + 0.2  # below the alpine meadows
     field = noise.fields(x, y, angle, p.FIELD_WIDTH, p.FIELD_LENGTH, region.id)
     farmed = (kind == CROPS) | (kind == ANNUAL) | ((kind == GRASS) & low)
     parcel = np.where(farmed, field.id, stand.id)
@@ -105,11 +109,11 @@ def place(x: np.ndarray, y: np.ndarray, seed: int) -> Place:
     reservoir = _discs(
         wx, wy, level, p.RESERVOIR, p.RESERVOIR_RADIUS, p.RESERVOIR_HEIGHT, seed, _RESERVOIR
     )
-    return Place(level, region.id, parcel, block.id, value, town, quarry, reservoir)
+    return Place(level, region.id, middle, parcel, block.id, value, town, quarry, reservoir)
 
 
 def _regions(region: noise.Cells, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return class uint8, field direction float64 and "below the tree line" bool of each region."""
+    """Return class uint8, direction of fields and height of the middle of the region, [...]."""
     number, first, where = np.unique(region.id, return_index=True, return_inverse=True)
     level = height(region.x.ravel()[first], region.y.ravel()[first], seed)
     kind = np.zeros(number.shape, dtype=np.uint8)
@@ -120,8 +124,7 @@ def _regions(region: noise.Cells, seed: int) -> tuple[np.ndarray, np.ndarray, np
         lower = upper
     angle = np.pi * noise.uniform(number, _KIND, 2)
     shape = region.id.shape
-    low = level < p.BELTS[1][0] + 0.2
-    return kind[where].reshape(shape), angle[where].reshape(shape), low[where].reshape(shape)
+    return kind[where].reshape(shape), angle[where].reshape(shape), level[where].reshape(shape)
 
 
 def _choose(chance: np.ndarray, weights: dict[int, float]) -> np.ndarray:
@@ -206,7 +209,7 @@ def cover(where: Place, year: int, world: World) -> Ground:
     parcel = np.where(value == LAKE, noise.mix(where.region, where.reservoir), parcel)
     parcel = noise.mix(parcel, value)
     subtype = np.where(felled & (value == SHRUB), p.REGROWTH, _subtype(value, parcel, where, year))
-    return Ground(subtype.astype(np.uint8), parcel, where.height)
+    return Ground(subtype.astype(np.uint8), parcel, where.region, where.level)
 
 
 def _conversions(where: Place, year: int, world: World) -> np.ndarray:
@@ -266,7 +269,7 @@ def _subtype(value: np.ndarray, parcel: np.ndarray, where: Place, year: int) -> 
             else turn[here] % len(members)
         )
         subtype[here] = members[np.floor(steps).astype(np.int64)]
-    low = where.height < p.BELTS[1][0]
+    low = where.level < p.BELTS[1][0]
     meadows = (value == GRASS) & low & (subtype == _MEMBERS[GRASS][2])
     return np.where(meadows, _MEMBERS[GRASS][0], subtype)
 

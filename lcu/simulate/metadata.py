@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
@@ -238,16 +237,16 @@ def _geocoding(grid: Grid) -> str:
     return "\n".join(sizes + places)
 
 
-def manifest(files: Sequence[tuple[str, bytes]]) -> str:
-    """Return manifest.safe: the product's files as (path inside it, contents), with size and sum."""
+def manifest(files: Sequence[tuple[str, int, str]]) -> str:
+    """Return manifest.safe: the product's files as (path inside it, size in bytes, MD5 sum)."""
     objects = []
-    for path, contents in files:
+    for path, size, total in files:
         kind = "application/octet-stream" if path.endswith(".jp2") else "text/xml"
         name = path.rpartition("/")[2].partition(".")[0]
         objects.append(f"""    <dataObject ID="{name}_Data">
-      <byteStream mimeType="{kind}" size="{len(contents)}">
+      <byteStream mimeType="{kind}" size="{size}">
         <fileLocation locatorType="URL" href="./{path}"/>
-        <checksum checksumName="MD5">{hashlib.md5(contents, usedforsecurity=False).hexdigest()}</checksum>
+        <checksum checksumName="MD5">{total}</checksum>
       </byteStream>
     </dataObject>""")
     listed = "\n".join(objects)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Sequence
@@ -72,8 +73,13 @@ def _write_metadata(product: Path, grid: Grid, visit: Visit, scl: np.ndarray) ->
     granule = product / "GRANULE" / names.granule / "MTD_TL.xml"
     granule.write_text(metadata.granule_xml(visit, grid, percent), encoding="utf-8")
     files = [path for path in sorted(product.rglob("*")) if path.is_file()]
-    listed = [(path.relative_to(product).as_posix(), path.read_bytes()) for path in files]
+    listed = [(path.relative_to(product).as_posix(), *_size_and_sum(path)) for path in files]
     (product / "manifest.safe").write_text(metadata.manifest(listed), encoding="utf-8")
+
+
+def _size_and_sum(file: Path) -> tuple[int, str]:
+    with file.open("rb") as opened:
+        return file.stat().st_size, hashlib.file_digest(opened, hashlib.md5).hexdigest()
 
 
 def _in_memory(array: np.ndarray, grid: Grid) -> gdal.Dataset:

@@ -68,19 +68,24 @@ def scenery(tile: Tile, block: Block, year: int, ground: str, world: landscape.W
     seed = world.seed
     x, y, place = _place(tile, block, ground, seed)
     cover = landscape.cover(place, year, world)
-    number, first, index = np.unique(cover.parcel, return_index=True, return_inverse=True)
-    subtype, height = cover.subtype.ravel()[first], cover.height.ravel()[first]
+    # A stand may reach into two regions; it then counts as two parcels, wherever blocks cut it.
+    parts = noise.mix(cover.parcel, cover.subtype, cover.region)
+    _, first, index = np.unique(parts, return_index=True, return_inverse=True)
+    number, subtype, height = (
+        values.ravel()[first] for values in (cover.parcel, cover.subtype, cover.level)
+    )
     own = spectra.parcels(number, subtype, height, year, seed)
     partner, share = spectra.partner(number, subtype, year)
     other = spectra.parcels(noise.mix(number, 1), partner, height, year, seed)
+    added = p.IMPURITY_PIXEL * spectra.mingling(subtype)
     index = index.reshape(x.shape).astype(np.int32)
     patches = noise.smooth(x, y, p.IMPURITY_SCALE, seed, _PATCHES, year)
-    impure = share[index] * (1 + p.IMPURITY_PATCHES * patches) + p.IMPURITY_PIXEL * patches
+    impure = share[index] * (1 + p.IMPURITY_PATCHES * patches) + added[index] * patches
     texture = p.TEXTURE * noise.smooth(x, y, p.TEXTURE_SCALE, seed, _TEXTURE)
     texture += p.TEXTURE_YEAR * noise.smooth(x, y, p.TEXTURE_SCALE * 1.3, seed, _TEXTURE_YEAR, year)
     rise = np.gradient(p.RELIEF * place.height, 10.0)
     return Scenery(
-        x, y, cover.height, cover.subtype, number, index, own, other,
+        x, y, place.height, cover.subtype, number, index, own, other,
         np.clip(impure, 0, p.IMPURITY_LIMIT).astype(np.float32), (1 + texture).astype(np.float32),
         np.stack([rise[1], rise[0]]).astype(np.float32),
     )  # fmt: skip

@@ -92,7 +92,7 @@ def partner(number: np.ndarray, subtype: np.ndarray, year: int) -> tuple[np.ndar
         other[here] = members[(member[here] * len(members)).astype(np.int64)]
     always = p.IMPURITY_FIELD * np.abs(noise.normal(number, _IMPURE))
     this_year = p.IMPURITY_YEAR * np.abs(noise.normal(number, _IMPURE, year))
-    return other, _PARTNER_SHARE[value] * (always + this_year)
+    return other, mingling(subtype) * (always + this_year)
 
 
 _PARTNER_VALUES = np.ones((13, 3), dtype=np.uint8)
@@ -100,6 +100,11 @@ _PARTNER_SHARE = np.zeros(13)
 for _value, (_kinds, _share) in p.PARTNERS.items():
     _PARTNER_VALUES[_value] = _kinds[:3]
     _PARTNER_SHARE[_value] = _share
+
+
+def mingling(subtype: np.ndarray) -> np.ndarray:
+    """Return how readily each sub-type mingles with others, relative, float64 [...]."""
+    return _PARTNER_SHARE[p.VALUES[subtype]]
 
 
 def _step(t: np.ndarray) -> np.ndarray:

@@ -65,7 +65,11 @@ class Model:
 
     def _of_year(self, year: int) -> svm.Tensors:
         prefix = f"{year}."
-        return {name.removeprefix(prefix): value for name, value in self.tensors.items() if name.startswith(prefix)}
+        return {
+            name.removeprefix(prefix): value
+            for name, value in self.tensors.items()
+            if name.startswith(prefix)
+        }
 
 
 def save(model: Model, directory: Path) -> None:
@@ -87,5 +91,7 @@ def load(directory: Path) -> Model:
     about = store.read_json(folder / "model.json", "train")
     path = folder / "model.pt"
     if not path.exists() or store.file_fingerprint(path) != about["tensors"]:
-        raise store.StoreError(f"{path} is missing or not the one that model.json describes; run `train` again")
+        raise store.StoreError(
+            f"{path} is missing or not the one that model.json describes; run `train` again"
+        )
     return Model(about, torch.load(path, weights_only=True))

@@ -41,7 +41,9 @@ class TrainError(RuntimeError):
 def run(config: Config, comm: MPI.Comm, report: Any) -> str:
     """Train one model per mapped year, unless the right one is there; return what was done."""
     samples = on_root(comm, "reading the samples", Samples.read, config.directory)
-    mark = store.fingerprint("model 1", config.table()["train"], config.table()["run"]["seed"], samples.fingerprint)
+    mark = store.fingerprint(
+        "model 1", config.table()["train"], config.table()["run"]["seed"], samples.fingerprint
+    )
     if not on_root(comm, "looking for a model", _is_trained, config, mark):
         _train(config, comm, samples, mark, report)
     about = on_root(comm, "reading the model", models.load, config.directory).about
@@ -50,10 +52,18 @@ def run(config: Config, comm: MPI.Comm, report: Any) -> str:
 
 def summary(about: dict[str, Any]) -> str:
     """Say in a line what the model is and how it does on the test samples."""
-    scores = ", ".join(f"{year} {entry['test_agreement']:.3f}" for year, entry in about["scores"].items())
+    scores = ", ".join(
+        f"{year} {entry['test_agreement']:.3f}" for year, entry in about["scores"].items()
+    )
     text = f"{about['model']}, agreement with the old map on test polygons: {scores}"
-    left_out = [entry["name"] for entry in about["legend"] if entry["value"] not in about["classes"]]
-    return text + (f"; classes without enough samples, never predicted: {', '.join(left_out)}" if left_out else "")
+    left_out = [
+        entry["name"] for entry in about["legend"] if entry["value"] not in about["classes"]
+    ]
+    return text + (
+        f"; classes without enough samples, never predicted: {', '.join(left_out)}"
+        if left_out
+        else ""
+    )
 
 
 def _is_trained(config: Config, mark: str) -> bool:
@@ -70,10 +80,14 @@ def _train(config: Config, comm: MPI.Comm, samples: Samples, mark: str, report: 
                 f"{len(classes)} class has at least {FEWEST_SAMPLES} samples; a model needs two. Look at "
                 "what the sample stage kept (sample.erosion, sample.per_class, sample.legend)"
             )
-        data = {year: year_data(config, samples, filled, year, classes) for year in config.archive.years}
+        data = {
+            year: year_data(config, samples, filled, year, classes) for year in config.archive.years
+        }
         data = {year: both for year, both in data.items() if both is not None}
         if not data:
-            raise TrainError(f"no year of {list(config.archive.years)} has samples with clear observations")
+            raise TrainError(
+                f"no year of {list(config.archive.years)} has samples with clear observations"
+            )
     best = _search(config, comm, {year: both[0] for year, both in data.items()}, report)
     tensors, scores = _fit_years(config, comm, data, best)
     about = _about(config, samples, mark, classes, sorted(data), scores)
@@ -92,9 +106,13 @@ def fill_series(samples: Samples) -> np.ndarray:
 def learnable(samples: Samples) -> list[int]:
     """Return the class values that have enough samples to be learned."""
     used = samples.label[samples.split != TEST]
-    first = used.min(axis=1, initial=NODATA)  # a sample has one label, in every year that it is labelled
+    first = used.min(
+        axis=1, initial=NODATA
+    )  # a sample has one label, in every year that it is labelled
     values, counts = np.unique(first[first != NODATA], return_counts=True)
-    return [int(value) for value, count in zip(values, counts, strict=True) if count >= FEWEST_SAMPLES]
+    return [
+        int(value) for value, count in zip(values, counts, strict=True) if count >= FEWEST_SAMPLES
+    ]
 
 
 def year_data(
@@ -116,13 +134,18 @@ def year_data(
     return whole.part(learned), whole.part(held)
 
 
-def _search(config: Config, comm: MPI.Comm, data: dict[int, svm.Data], report: Any) -> dict[int, tuple[float, float]]:
+def _search(
+    config: Config, comm: MPI.Comm, data: dict[int, svm.Data], report: Any
+) -> dict[int, tuple[float, float]]:
     """Return the best (C, gamma) of each year: every fit of the grid is a unit of work."""
     train = config.train
     grid = list(itertools.product(train.c, train.gamma))
     pairs = {year: svm.folds(part, train.folds, config.run.seed) for year, part in data.items()}
     work = [
-        (year, setting, fold) for year in data for setting in range(len(grid)) for fold in range(len(pairs[year]))
+        (year, setting, fold)
+        for year in data
+        for setting in range(len(grid))
+        for fold in range(len(pairs[year]))
     ]
     right = np.zeros((len(work), 2))
     own = mine(range(len(work)), comm)
@@ -141,7 +164,9 @@ def _search(config: Config, comm: MPI.Comm, data: dict[int, svm.Data], report: A
                 scores[setting] += pair
         share = scores[:, 0] / np.maximum(scores[:, 1], 1e-12)
         best[year] = grid[int(np.argmax(share))]
-        log.info("%d: C %g, gamma %g / features, cross-validated %.4f", year, *best[year], share.max())
+        log.info(
+            "%d: C %g, gamma %g / features, cross-validated %.4f", year, *best[year], share.max()
+        )
     return best
 
 
@@ -157,7 +182,9 @@ def _fit_years(
     with together(comm, "fitting the models"):
         for year in mine(sorted(data), comm):
             learned, held = data[year]
-            fitted = svm.fit(learned, *best[year], svm.folds(learned, config.train.folds, config.run.seed))
+            fitted = svm.fit(
+                learned, *best[year], svm.folds(learned, config.train.folds, config.run.seed)
+            )
             tensors |= {f"{year}.{name}": value for name, value in fitted.items()}
             scores[str(year)] = {
                 "c": best[year][0],
@@ -199,9 +226,16 @@ def _about(
         "bands": list(config.composite.bands),
         "periods": [f"{period.start}/{period.end}" for period in config.periods],
         "classes": [value for value in legend.values.tolist() if value in classes],
-        "legend": [{"value": entry.value, "name": entry.name, "colour": entry.colour} for entry in legend.classes],
+        "legend": [
+            {"value": entry.value, "name": entry.name, "colour": entry.colour}
+            for entry in legend.classes
+        ],
         "scores": scores,
         "samples": samples.fingerprint,
         "configuration": provenance(config),
-        "versions": {"lcu": lcu.__version__, "scikit-learn": sklearn.__version__, "torch": torch.__version__},
+        "versions": {
+            "lcu": lcu.__version__,
+            "scikit-learn": sklearn.__version__,
+            "torch": torch.__version__,
+        },
     }

@@ -43,7 +43,9 @@ class Data:
 
     def part(self, chosen: np.ndarray) -> Data:
         """Return the chosen samples."""
-        return Data(self.features[chosen], self.label[chosen], self.group[chosen], self.weight[chosen])
+        return Data(
+            self.features[chosen], self.label[chosen], self.group[chosen], self.weight[chosen]
+        )
 
 
 def features(filled: np.ndarray) -> np.ndarray:
@@ -71,7 +73,9 @@ def folds(data: Data, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarra
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
         pairs = list(splitter.split(data.features, data.label, data.group))
     return [
-        (train, held) for train, held in pairs if len(held) and len(np.unique(data.label[train])) > 1
+        (train, held)
+        for train, held in pairs
+        if len(held) and len(np.unique(data.label[train])) > 1
     ]
 
 
@@ -80,7 +84,9 @@ def machine(c: float, gamma: float, feature_count: int) -> Pipeline:
     return make_pipeline(StandardScaler(), SVC(C=c, gamma=gamma / feature_count, cache_size=500))
 
 
-def score(data: Data, c: float, gamma: float, fold: tuple[np.ndarray, np.ndarray]) -> tuple[float, float]:
+def score(
+    data: Data, c: float, gamma: float, fold: tuple[np.ndarray, np.ndarray]
+) -> tuple[float, float]:
     """Fit on a fold and return the weight of what it got right, and the weight of what it was asked."""
     train, held = data.part(fold[0]), data.part(fold[1])
     fitted = _fit(machine(c, gamma, data.features.shape[1]), train)
@@ -160,7 +166,10 @@ def tensors(pipeline: Pipeline) -> Tensors:
         "coefficients": _pair_coefficients(svc),
         "intercept": svc.intercept_,
     }
-    result = {name: torch.tensor(np.asarray(value), dtype=torch.float32) for name, value in numbers.items()}
+    result = {
+        name: torch.tensor(np.asarray(value), dtype=torch.float32)
+        for name, value in numbers.items()
+    }
     result["classes"] = torch.tensor(svc.classes_.astype(np.uint8))
     return result
 
