@@ -64,7 +64,15 @@ def test_setup_without_root_stops_with_the_packages_to_install(checkout):
 def test_setup_names_the_python_it_needs(checkout):
     ran = bash(f"PYTHON=/nowhere/python3 '{checkout}/jobscripts/env/install.sh'")
     assert ran.returncode == 1
-    assert "Python 3.11 or newer is needed" in ran.stderr
+    assert "`/nowhere/python3` does not start" in ran.stderr
+
+
+def test_setup_refuses_an_old_python(checkout):
+    commands = checkout.parent / "bin"
+    command(commands, "old-python", "echo /usr/bin/old-python 3 9")
+    ran = bash(f"PYTHON=old-python '{checkout}/jobscripts/env/install.sh'", path=commands)
+    assert ran.returncode == 1
+    assert "/usr/bin/old-python is 3.9" in ran.stderr
 
 
 def test_a_failing_step_shows_its_last_lines(checkout):
@@ -73,7 +81,7 @@ def test_a_failing_step_shows_its_last_lines(checkout):
     command(
         commands,
         "python-that-fails",
-        '[ "$1" = -c ] && echo -n "3.11.7 " && exit; echo no room left; exit 1',
+        f'[ "$1" = -c ] && echo "{commands}/python-that-fails 3 11" && exit; echo no room left; exit 1',
     )
     ran = bash(f"PYTHON=python-that-fails '{checkout}/jobscripts/env/install.sh'", path=commands)
     assert ran.returncode == 1

@@ -253,6 +253,14 @@ def test_a_year_has_12_to_27_acquisitions_at_irregular_dates(scene):
     assert min(counts) >= 12 and max(counts) <= 27 and len(set(counts)) > 2
 
 
+def test_margins_of_the_years_are_simulated_too(tmp_path):
+    config = configuration.load(write_config(tmp_path), ["archive.margin=P2M"])
+    days = [visit.start.date().isoformat() for _, visit in simulate.plan(config).visits]
+    assert min(days)[:7] in ("2017-11", "2017-12") and max(days)[:7] in ("2019-01", "2019-02")
+    alone = simulate.plan(configuration.load(write_config(tmp_path))).visits
+    assert [day for day in days if day[:4] == "2018"] == [f"{v.start:%Y-%m-%d}" for _, v in alone]
+
+
 def test_overlapping_tiles_show_the_same_ground(scene):
     tiles, ground, _, world = scene
     truths = [sensor.truth(tile, next(sensor.blocks(tile)), 2018, ground, world) for tile in tiles]

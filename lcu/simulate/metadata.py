@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from lcu.grid import Grid
+from lcu.grid import Grid, day_number
 from lcu.simulate import parameters as p
 from lcu.simulate.sensor import RESOLUTION
 from lcu.simulate.sky import Visit, sun
@@ -42,7 +42,7 @@ class Names:
         number = self.baseline.replace(".", "")
         craft = f"S2{visit.spacecraft}"
         # The absolute orbit: one revolution takes 100.6 minutes; 143 of them are a cycle of 10 days.
-        self.absolute = 1000 + visit.day * 143 // 10
+        self.absolute = 1000 + day_number(visit.start) * 143 // 10
         self.product = (
             f"{craft}_MSIL2A_{start}_N{number}_R{visit.orbit:03}_T{visit.tile}_{made}.SAFE"
         )

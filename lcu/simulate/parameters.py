@@ -70,7 +70,7 @@ BRIGHTNESS, BRIGHTNESS_YEAR = 0.05, 0.06  # of the field; of (field, year), rela
 TILT = 0.03  # relative, visible against infrared, of (field, year)
 WETNESS = 0.05  # of (region of the sky, acquisition), relative, on bare ground
 # Share of a field that another class covers: |N| times this, anew every year, up to a limit.
-IMPURITY_FIELD, IMPURITY_YEAR, IMPURITY_LIMIT = 0.03, 0.14, 0.80
+IMPURITY_FIELD, IMPURITY_YEAR, IMPURITY_LIMIT = 0.03, 0.15, 0.80
 # Its texture inside the field: relative to that share, and added to it; metres.
 IMPURITY_PATCHES, IMPURITY_PIXEL, IMPURITY_SCALE = 0.80, 0.036, 60.0
 TEXTURE, TEXTURE_YEAR, TEXTURE_SCALE = 0.05, 0.05, 35.0  # relative

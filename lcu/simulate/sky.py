@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtri
 
-from lcu.grid import Block, Grid, Tile, day_number
+from lcu.grid import Block, Grid, Tile
 from lcu.simulate import layout, noise
 from lcu.simulate import parameters as p
 
@@ -39,8 +39,8 @@ class Visit(NamedTuple):
 
     @property
     def day(self) -> int:
-        """Days since 2015-01-01; key of everything random about the sky."""
-        return day_number(self.start)
+        """Ordinal of the day (never negative): key of everything random about the sky."""
+        return self.start.toordinal()
 
     @property
     def day_of_year(self) -> int:
@@ -96,16 +96,16 @@ def _passes(tile: str, year: int, extent: Extent, seed: int) -> list[Visit]:
     """Return every pass of both orbits in a year: each every fifth day, by A and B in turn."""
     found = []
     for which, orbit in enumerate(_ORBITS):
-        phase = int(5 * noise.uniform(seed, _DATES, orbit))
+        phase = int(5 * noise.uniform(seed, _DATES)) + 2 * which
         first = date(year, 1, 1)
-        first += timedelta(days=(phase + 2 * which - day_number(first)) % 5)
+        first += timedelta(days=(phase - first.toordinal()) % 5)
         for offset in range(0, (date(year, 12, 31) - first).days + 1, 5):
             found.append(_pass(tile, first + timedelta(days=offset), orbit, extent, seed))
     return sorted(found, key=lambda visit: visit.start)
 
 
 def _pass(tile: str, when: date, orbit: int, extent: Extent, seed: int) -> Visit:
-    number = day_number(when)
+    number = when.toordinal()
     seconds = int(120 * noise.uniform(seed, _DATES, number, orbit))
     start = datetime(when.year, when.month, when.day, 10, 14 if orbit == _ORBITS[0] else 4, 1)
     wobble = 0.04 * float(noise.normal(seed, _SWATH, number))

@@ -89,13 +89,23 @@ def plan(config: Config) -> Plan:
     tiles = layout.tiles(simulate)
     ground = tiles[0].grid.crs
     archive = Path(config.archive.path[0])
-    points_file = (
-        Path(config.assess.points) if config.assess.points else archive.parent / "points.csv"
-    )
+    visits = _visits(config, tiles, ground)
     return Plan(
-        archive, ground, World(seed, simulate.change), tiles, _visits(config, tiles, ground),
-        _truth_files(config, archive), Path(config.sample.old_map), points_file, _marker(config),
-    )  # fmt: skip
+        archive,
+        ground,
+        World(seed, simulate.change),
+        tiles,
+        visits,
+        _truth_files(config, archive),
+        Path(config.sample.old_map),
+        _points_file(config),
+        _marker(config),
+    )
+
+
+def _points_file(config: Config) -> Path:
+    beside = Path(config.archive.path[0]).parent / "points.csv"
+    return Path(config.assess.points) if config.assess.points else beside
 
 
 def _visits(config: Config, tiles: list[Tile], ground: str) -> list[tuple[Tile, Visit]]:
@@ -210,9 +220,10 @@ def _check(config: Config) -> None:
 
 def _refuse_strangers(config: Config, archive: Path) -> None:
     """Raise where real data would be mixed with simulated, or overwritten."""
-    named = [config.sample.old_map, config.assess.points]
+    truths = [file for files in _truth_files(config, archive).values() for file in files.values()]
+    named = [Path(config.sample.old_map), _points_file(config), *truths]
     strange = [str(path) for path in archive.glob("*.SAFE")][:1]
-    strange += [path for path in named if path and Path(path).exists()]
+    strange += [str(path) for path in named if path.exists()][:3]
     if strange:
         raise ConfigError(
             f"simulate: no {MARKER} in {archive} says that these were simulated: "
