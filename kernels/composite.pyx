@@ -1,4 +1,4 @@
-"""Kernels of the composite stage: median over time, gap filling, Euclidean buffers.
+"""Kernels of the composite stage: composites over time, gap filling, Euclidean buffers.
 
 Each `def` takes prepared arrays, writes into arrays that the caller allocated and checks nothing;
 `lcu.composite` holds the documented functions. Loops run over rows, so that threads share no output.
@@ -7,63 +7,234 @@ Each `def` takes prepared arrays, writes into arrays that the caller allocated a
 from cython.parallel cimport parallel, prange
 from libc.math cimport floor, sqrt
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free
+
+import numpy as np
 
 
-cdef inline void sort_values(uint16_t* values, int count) noexcept nogil:
-    """Insertion sort: the few observations of one pixel, often nearly sorted already."""
-    cdef int i, j
-    cdef uint16_t value
-    for i in range(1, count):
-        value = values[i]
-        j = i - 1
-        while j >= 0 and values[j] > value:
-            values[j + 1] = values[j]
-            j -= 1
-        values[j + 1] = value
+# Pixels that are sorted at once: one row of them per time stays in the first-level cache up to about
+# 100 times. The number is also known to the C code below, whose loops are unrolled for it.
+cdef enum:
+    STRIP = 128
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+
+    #define LCU_STRIP 128
+
+    /* One build for every x86-64: the loader picks the version for the processor at hand. */
+    #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__linux__)
+    #define LCU_CLONES __attribute__((target_clones("arch=skylake-avx512", "avx2", "sse4.1", "default")))
+    #else
+    #define LCU_CLONES
+    #endif
+
+    /* Sort the columns of rows [time][LCU_STRIP] by a network: each step orders two rows, element by
+       element, with one minimum and one maximum, and no branch. */
+    LCU_CLONES
+    void lcu_sort_columns(uint16_t *restrict rows, const int32_t *restrict steps, long count) {
+        for (long step = 0; step < count; ++step) {
+            uint16_t *restrict low = rows + (long)steps[2 * step] * LCU_STRIP;
+            uint16_t *restrict high = rows + (long)steps[2 * step + 1] * LCU_STRIP;
+            for (int x = 0; x < LCU_STRIP; ++x) {
+                uint16_t one = low[x], other = high[x];
+                low[x] = one < other ? one : other;
+                high[x] = one < other ? other : one;
+            }
+        }
+    }
+
+    /* Put one time of one band into a row; what does not count becomes the largest value. */
+    LCU_CLONES
+    void lcu_load_row(uint16_t *restrict row, const uint16_t *restrict values,
+                      const uint16_t *restrict missing, long width) {
+        for (long x = 0; x < width; ++x) row[x] = values[x] | missing[x];
+    }
+
+    #include <math.h>
+
+    /* One Weiszfeld iteration with the step of Vardi and Zhang for the pixels of a strip (PNAS 97, 2000):
+       x [time][band][strip], used [time][strip] 0 or 1, y [band][strip] moves towards the median,
+       scratch [band + 5][strip]. A pixel whose step was below the tolerance stays where it is.
+       Every pixel has its own lane and its own order of sums: nothing depends on its neighbours.
+       Returns how many pixels still move. */
+    LCU_CLONES
+    int lcu_weiszfeld_step(const float *restrict x, const float *restrict used, float *restrict y,
+                           float *restrict scratch, long times, long bands, float tolerance) {
+        float *restrict total = scratch;
+        float *restrict weights = scratch + bands * LCU_STRIP;
+        float *restrict atop = weights + LCU_STRIP;
+        float *restrict weight = atop + LCU_STRIP;
+        float *restrict length = weight + LCU_STRIP;
+        float *restrict done = length + LCU_STRIP;
+        int moving = 0;
+        for (long i = 0; i < bands * LCU_STRIP; ++i) total[i] = 0;
+        for (int p = 0; p < LCU_STRIP; ++p) { weights[p] = 0; atop[p] = 0; }
+        for (long t = 0; t < times; ++t) {
+            const float *restrict own = x + t * bands * LCU_STRIP;
+            for (int p = 0; p < LCU_STRIP; ++p) weight[p] = 0;
+            for (long b = 0; b < bands; ++b)
+                for (int p = 0; p < LCU_STRIP; ++p) {
+                    float d = own[b * LCU_STRIP + p] - y[b * LCU_STRIP + p];
+                    weight[p] += d * d;
+                }
+            for (int p = 0; p < LCU_STRIP; ++p) {
+                float d = sqrtf(weight[p]);
+                float far = d > 1e-7f ? used[t * LCU_STRIP + p] : 0.0f;
+                weight[p] = far / (d > 1e-7f ? d : 1.0f);
+                weights[p] += weight[p];
+                atop[p] += used[t * LCU_STRIP + p] - far;
+            }
+            for (long b = 0; b < bands; ++b)
+                for (int p = 0; p < LCU_STRIP; ++p)
+                    total[b * LCU_STRIP + p] += weight[p] * own[b * LCU_STRIP + p];
+        }
+        for (int p = 0; p < LCU_STRIP; ++p) length[p] = 0;
+        for (long b = 0; b < bands; ++b)
+            for (int p = 0; p < LCU_STRIP; ++p) {
+                float pull = weights[p] > 0 ? total[b * LCU_STRIP + p] / weights[p] - y[b * LCU_STRIP + p] : 0.0f;
+                total[b * LCU_STRIP + p] = pull;
+                length[p] += pull * pull;
+            }
+        for (int p = 0; p < LCU_STRIP; ++p) {
+            float r = sqrtf(length[p]);
+            float held = r > 0 ? atop[p] / (r * weights[p]) : 0.0f;
+            float part = held < 1.0f ? 1.0f - held : 0.0f;
+            part = done[p] > 0 ? 0.0f : part;
+            weight[p] = part;
+            done[p] = part * r < tolerance ? 1.0f : 0.0f;
+            moving += done[p] > 0 ? 0 : 1;
+        }
+        for (long b = 0; b < bands; ++b)
+            for (int p = 0; p < LCU_STRIP; ++p)
+                y[b * LCU_STRIP + p] += weight[p] * total[b * LCU_STRIP + p];
+        return moving;
+    }
+
+    /* For each pixel the sum of the distances from observation `one` to all others, [strip]. */
+    LCU_CLONES
+    void lcu_distance_sum(const float *restrict x, const float *restrict used, float *restrict sum,
+                          float *restrict squared, long times, long bands, long one) {
+        const float *restrict own = x + one * bands * LCU_STRIP;
+        for (int p = 0; p < LCU_STRIP; ++p) sum[p] = 0;
+        for (long t = 0; t < times; ++t) {
+            const float *restrict other = x + t * bands * LCU_STRIP;
+            for (int p = 0; p < LCU_STRIP; ++p) squared[p] = 0;
+            for (long b = 0; b < bands; ++b)
+                for (int p = 0; p < LCU_STRIP; ++p) {
+                    float d = own[b * LCU_STRIP + p] - other[b * LCU_STRIP + p];
+                    squared[p] += d * d;
+                }
+            for (int p = 0; p < LCU_STRIP; ++p) sum[p] += used[t * LCU_STRIP + p] * sqrtf(squared[p]);
+        }
+    }
+    """
+    int lcu_weiszfeld_step(
+        const float* x, const float* used, float* y, float* scratch, long times, long bands, float tolerance
+    ) noexcept nogil
+    void lcu_distance_sum(
+        const float* x, const float* used, float* sum, float* squared, long times, long bands, long one
+    ) noexcept nogil
+    void lcu_sort_columns(uint16_t* rows, const int32_t* steps, long count) noexcept nogil
+    void lcu_load_row(uint16_t* row, const uint16_t* values, const uint16_t* missing, long width) noexcept nogil
 
 
-cdef inline uint16_t median_of_sorted(const uint16_t* values, int count) noexcept nogil:
-    """Median rounded half up: floor(median + 0.5); 0 of nothing."""
-    if count == 0:
-        return 0
-    if count % 2:
-        return values[count // 2]
-    return <uint16_t>((<int32_t>values[count // 2 - 1] + values[count // 2] + 1) // 2)
+def median_network(int times):
+    """Return the steps, int32 [step, 2], that bring the lower half of `times` values into order.
+
+    Batcher's odd-even merge sort (1968) for the next power of two, without the steps that touch a
+    value beyond `times` (those are larger than all others, and stay where they are) and without those
+    that no position up to times // 2, the highest that a median can come from, depends on.
+    """
+    steps = []
+    size = 1
+    while size < times:
+        size *= 2
+    p = 1
+    while p < size:
+        k = p
+        while k >= 1:
+            for j in range(k % p, size - k, 2 * k):
+                for i in range(min(k, size - j - k)):
+                    if (i + j) // (2 * p) == (i + j + k) // (2 * p) and i + j + k < times:
+                        steps.append((i + j, i + j + k))
+            k //= 2
+        p *= 2
+    needed = set(range(times // 2 + 1))
+    kept = []
+    for low, high in reversed(steps):
+        if low in needed or high in needed:
+            kept.append((low, high))
+            needed.update((low, high))
+    return np.array(kept[::-1], dtype=np.int32).reshape(-1, 2)
 
 
-cdef void median_of_row(
+cdef int find_missing(
     const uint16_t[:, :, :, ::1] reflectance,  # IN   [time, band, y, x], 0 = nodata
     const uint8_t[:, :, ::1] clear,            # IN   [time, y, x], 0 = not clear
+    Py_ssize_t y,
+    Py_ssize_t start,
+    Py_ssize_t width,
+    uint16_t* missing,                         # OUT  [time][STRIP], 65535 where it does not count
+    int* counts,                               # OUT  [STRIP]
+) noexcept nogil:
+    """Tell which observations count; return the most of any pixel."""
+    cdef Py_ssize_t time, band, x
+    cdef uint16_t* row
+    cdef int most = 0
+    for x in range(width):
+        counts[x] = 0
+    for time in range(reflectance.shape[0]):
+        row = missing + time * STRIP
+        for x in range(width):
+            row[x] = 0 if clear[time, y, start + x] else 65535
+        for band in range(reflectance.shape[1]):
+            for x in range(width):
+                row[x] |= 0 if reflectance[time, band, y, start + x] else 65535
+        for x in range(width):
+            counts[x] += row[x] == 0
+    for x in range(width):
+        most = max(most, counts[x])
+    return most
+
+
+cdef void median_of_strip(
+    const uint16_t[:, :, :, ::1] reflectance,  # IN   [time, band, y, x], 0 = nodata
+    const uint8_t[:, :, ::1] clear,            # IN   [time, y, x], 0 = not clear
+    const int32_t[:, ::1] steps,               # IN   [step, 2]
     uint16_t[:, :, ::1] values,                # OUT  [band, y, x]
     uint8_t[:, ::1] counts,                    # OUT  [y, x]
     Py_ssize_t y,
-    uint16_t* series,                          # scratch [time]
-    Py_ssize_t* chosen,                        # scratch [time]
+    Py_ssize_t start,
+    uint16_t* scratch,                         # scratch [2][time][STRIP]
 ) noexcept nogil:
     cdef Py_ssize_t times = reflectance.shape[0], bands = reflectance.shape[1]
-    cdef Py_ssize_t x, time, band
-    cdef int count, i
-    cdef bint whole
-    for x in range(reflectance.shape[3]):
-        count = 0
-        for time in range(times):
-            if not clear[time, y, x]:
-                continue
-            whole = True
-            for band in range(bands):
-                if reflectance[time, band, y, x] == 0:
-                    whole = False
-                    break
-            if whole:
-                chosen[count] = time
-                count += 1
-        counts[y, x] = <uint8_t>min(count, 255)
+    cdef Py_ssize_t width = min(<Py_ssize_t>STRIP, reflectance.shape[3] - start)
+    cdef Py_ssize_t time, band, x
+    cdef int number[STRIP]
+    cdef uint16_t* missing = scratch
+    cdef uint16_t* rows = scratch + times * STRIP
+    cdef int32_t lower, upper
+    cdef int most = find_missing(reflectance, clear, y, start, width, missing, number)
+    for x in range(width):
+        counts[y, start + x] = <uint8_t>min(number[x], 255)
+    if most == 0:
         for band in range(bands):
-            for i in range(count):
-                series[i] = reflectance[chosen[i], band, y, x]
-            sort_values(series, count)
-            values[band, y, x] = median_of_sorted(series, count)
+            for x in range(width):
+                values[band, y, start + x] = 0
+        return
+    for band in range(bands):
+        for time in range(times):
+            lcu_load_row(rows + time * STRIP, &reflectance[time, band, y, start], missing + time * STRIP, width)
+        lcu_sort_columns(rows, &steps[0, 0] if steps.shape[0] else NULL, steps.shape[0])
+        for x in range(width):
+            if number[x] == 0:
+                values[band, y, start + x] = 0
+                continue
+            lower = rows[((number[x] - 1) // 2) * STRIP + x]
+            upper = rows[(number[x] // 2) * STRIP + x]
+            values[band, y, start + x] = <uint16_t>((lower + upper + 1) // 2)
 
 
 def median(
@@ -74,16 +245,247 @@ def median(
     int threads,
 ):
     """Median over time of the clear and whole observations of each pixel."""
-    cdef Py_ssize_t y, times = reflectance.shape[0]
-    cdef uint16_t* series
-    cdef Py_ssize_t* chosen
+    cdef Py_ssize_t y, strip, times = reflectance.shape[0], width = reflectance.shape[3]
+    cdef Py_ssize_t strips = (width + STRIP - 1) // STRIP
+    cdef const int32_t[:, ::1] steps = median_network(times)
+    cdef uint16_t* scratch
+    if times == 0:
+        return
     with nogil, parallel(num_threads=threads):
-        series = <uint16_t*>malloc((times + 1) * sizeof(uint16_t))
-        chosen = <Py_ssize_t*>malloc((times + 1) * sizeof(Py_ssize_t))
+        scratch = <uint16_t*>calloc(2 * times * STRIP, sizeof(uint16_t))
         for y in prange(reflectance.shape[2], schedule="dynamic", chunksize=8):
-            median_of_row(reflectance, clear, values, counts, y, series, chosen)
-        free(series)
-        free(chosen)
+            for strip in range(strips):
+                median_of_strip(reflectance, clear, steps, values, counts, y, strip * STRIP, scratch)
+        free(scratch)
+
+
+# --- geometric median and medoid: observations as vectors of all bands --------------------------
+
+
+cdef int load_vectors(
+    const uint16_t[:, :, :, ::1] reflectance,  # IN   [time, band, y, x], 0 = nodata
+    const uint16_t* missing,                   # IN   [time][STRIP], 65535 where it does not count
+    Py_ssize_t y,
+    Py_ssize_t start,
+    Py_ssize_t width,
+    float* vectors,                            # OUT  [chosen][band][STRIP], reflectance 0..6.5535
+    float* used,                               # OUT  [chosen][STRIP], 0 or 1
+    int* chosen,                               # OUT  [chosen], the times that count for some pixel
+) noexcept nogil:
+    cdef Py_ssize_t time, band, x, bands = reflectance.shape[1]
+    cdef int count = 0
+    cdef bint any_used
+    for time in range(reflectance.shape[0]):
+        any_used = False
+        for x in range(STRIP):
+            used[count * STRIP + x] = 0
+        for x in range(width):
+            if missing[time * STRIP + x] == 0:
+                used[count * STRIP + x] = 1
+                any_used = True
+        if not any_used:
+            continue
+        for band in range(bands):
+            for x in range(width):
+                vectors[(count * bands + band) * STRIP + x] = reflectance[time, band, y, start + x] * <float>1e-4
+            for x in range(width, STRIP):
+                vectors[(count * bands + band) * STRIP + x] = 0
+        chosen[count] = <int>time
+        count += 1
+    return count
+
+
+cdef void mean_vector(
+    const float* vectors, const float* used, const int* number, Py_ssize_t count, Py_ssize_t bands, float* mean
+) noexcept nogil:
+    """Start of the iteration: the mean of the observations that count."""
+    cdef Py_ssize_t time, band, x
+    for band in range(bands):
+        for x in range(STRIP):
+            mean[band * STRIP + x] = 0
+        for time in range(count):
+            for x in range(STRIP):
+                mean[band * STRIP + x] += used[time * STRIP + x] * vectors[(time * bands + band) * STRIP + x]
+        for x in range(STRIP):
+            mean[band * STRIP + x] /= max(number[x], 1)
+
+
+cdef void geometric_median_of_strip(
+    const uint16_t[:, :, :, ::1] reflectance,  # IN   [time, band, y, x], 0 = nodata
+    const uint8_t[:, :, ::1] clear,            # IN   [time, y, x], 0 = not clear
+    uint16_t[:, :, ::1] values,                # OUT  [band, y, x]
+    uint8_t[:, ::1] counts,                    # OUT  [y, x]
+    Py_ssize_t y,
+    Py_ssize_t start,
+    float tolerance,
+    int limit,
+    float* scratch,                            # scratch, see vector_scratch
+) noexcept nogil:
+    cdef Py_ssize_t times = reflectance.shape[0], bands = reflectance.shape[1]
+    cdef Py_ssize_t width = min(<Py_ssize_t>STRIP, reflectance.shape[3] - start)
+    cdef float* vectors = scratch
+    cdef float* used = vectors + times * bands * STRIP
+    cdef float* point = used + (times + 1) * STRIP
+    cdef float* work = point + bands * STRIP
+    cdef uint16_t* missing = <uint16_t*>(work + (bands + 5) * STRIP)
+    cdef int* chosen = <int*>(missing + times * STRIP)
+    cdef int number[STRIP]
+    cdef Py_ssize_t band, x
+    cdef int count, iteration
+    for x in range(STRIP):
+        number[x] = 0
+    find_missing(reflectance, clear, y, start, width, missing, number)
+    count = load_vectors(reflectance, missing, y, start, width, vectors, used, chosen)
+    mean_vector(vectors, used, number, count, bands, point)
+    for x in range(STRIP):
+        work[(bands + 4) * STRIP + x] = 0 if number[x] > 2 else 1  # one is itself, of two the mean
+    for iteration in range(limit):
+        if lcu_weiszfeld_step(vectors, used, point, work, count, bands, tolerance) == 0:
+            break
+    for x in range(width):
+        counts[y, start + x] = <uint8_t>min(number[x], 255)
+    for band in range(bands):
+        for x in range(width):
+            values[band, y, start + x] = (
+                <uint16_t>min(max(<int>(point[band * STRIP + x] * 10000 + <float>0.5), 1), 65535) if number[x] else 0
+            )
+
+
+cdef void medoid_of_strip(
+    const uint16_t[:, :, :, ::1] reflectance,  # IN   [time, band, y, x], 0 = nodata
+    const uint8_t[:, :, ::1] clear,            # IN   [time, y, x], 0 = not clear
+    uint16_t[:, :, ::1] values,                # OUT  [band, y, x]
+    uint8_t[:, ::1] counts,                    # OUT  [y, x]
+    Py_ssize_t y,
+    Py_ssize_t start,
+    float* scratch,                            # scratch, see vector_scratch
+) noexcept nogil:
+    cdef Py_ssize_t times = reflectance.shape[0], bands = reflectance.shape[1]
+    cdef Py_ssize_t width = min(<Py_ssize_t>STRIP, reflectance.shape[3] - start)
+    cdef float* vectors = scratch
+    cdef float* used = vectors + times * bands * STRIP
+    cdef float* total = used + (times + 1) * STRIP
+    cdef float* work = total + bands * STRIP
+    cdef uint16_t* missing = <uint16_t*>(work + (bands + 5) * STRIP)
+    cdef int* chosen = <int*>(missing + times * STRIP)
+    cdef int number[STRIP]
+    cdef int best[STRIP]
+    cdef float least[STRIP]
+    cdef Py_ssize_t band, x
+    cdef int count, one
+    for x in range(STRIP):
+        number[x] = 0
+        best[x] = -1
+    find_missing(reflectance, clear, y, start, width, missing, number)
+    count = load_vectors(reflectance, missing, y, start, width, vectors, used, chosen)
+    for one in range(count):
+        lcu_distance_sum(vectors, used, total, work, count, bands, one)
+        for x in range(width):
+            if used[one * STRIP + x] > 0 and (best[x] < 0 or total[x] < least[x]):
+                best[x] = chosen[one]
+                least[x] = total[x]
+    for x in range(width):
+        counts[y, start + x] = <uint8_t>min(number[x], 255)
+        for band in range(bands):
+            values[band, y, start + x] = reflectance[best[x], band, y, start + x] if best[x] >= 0 else 0
+
+
+cdef size_t vector_scratch(Py_ssize_t times, Py_ssize_t bands) noexcept nogil:
+    """Bytes for: vectors, used (and one row more), point, work, missing, chosen."""
+    cdef size_t floats = (times * bands + times + 1 + bands + bands + 5) * STRIP
+    return floats * sizeof(float) + times * STRIP * sizeof(uint16_t) + (times + 1) * sizeof(int)
+
+
+def geometric_median(
+    const uint16_t[:, :, :, ::1] reflectance,
+    const uint8_t[:, :, ::1] clear,
+    uint16_t[:, :, ::1] values,
+    uint8_t[:, ::1] counts,
+    float tolerance,
+    int limit,
+    int threads,
+):
+    """Geometric median of the clear and whole observations of each pixel."""
+    cdef Py_ssize_t y, strip, strips = (reflectance.shape[3] + STRIP - 1) // STRIP
+    cdef float* scratch
+    with nogil, parallel(num_threads=threads):
+        scratch = <float*>calloc(vector_scratch(reflectance.shape[0], reflectance.shape[1]), 1)
+        for y in prange(reflectance.shape[2], schedule="dynamic", chunksize=4):
+            for strip in range(strips):
+                geometric_median_of_strip(
+                    reflectance, clear, values, counts, y, strip * STRIP, tolerance, limit, scratch
+                )
+        free(scratch)
+
+
+def medoid(
+    const uint16_t[:, :, :, ::1] reflectance,
+    const uint8_t[:, :, ::1] clear,
+    uint16_t[:, :, ::1] values,
+    uint8_t[:, ::1] counts,
+    int threads,
+):
+    """Medoid of the clear and whole observations of each pixel."""
+    cdef Py_ssize_t y, strip, strips = (reflectance.shape[3] + STRIP - 1) // STRIP
+    cdef float* scratch
+    with nogil, parallel(num_threads=threads):
+        scratch = <float*>calloc(vector_scratch(reflectance.shape[0], reflectance.shape[1]), 1)
+        for y in prange(reflectance.shape[2], schedule="dynamic", chunksize=4):
+            for strip in range(strips):
+                medoid_of_strip(reflectance, clear, values, counts, y, strip * STRIP, scratch)
+        free(scratch)
+
+
+cdef void max_ndvi_of_row(
+    const uint16_t[:, :, :, ::1] reflectance,  # IN   [time, band, y, x], 0 = nodata
+    const uint8_t[:, :, ::1] clear,            # IN   [time, y, x], 0 = not clear
+    uint16_t[:, :, ::1] values,                # OUT  [band, y, x]
+    uint8_t[:, ::1] counts,                    # OUT  [y, x]
+    Py_ssize_t red,
+    Py_ssize_t nir,
+    Py_ssize_t y,
+) noexcept nogil:
+    cdef Py_ssize_t time, band, x, best
+    cdef int64_t difference, total, best_difference, best_total
+    cdef int count
+    cdef bint whole
+    for x in range(reflectance.shape[3]):
+        count = 0
+        best = -1
+        best_difference = best_total = 0
+        for time in range(reflectance.shape[0]):
+            whole = clear[time, y, x] != 0
+            for band in range(reflectance.shape[1]):
+                whole = whole and reflectance[time, band, y, x] > 0
+            if not whole:
+                continue
+            count += 1
+            difference = <int64_t>reflectance[time, nir, y, x] - reflectance[time, red, y, x]
+            total = <int64_t>reflectance[time, nir, y, x] + reflectance[time, red, y, x]
+            # Two fractions are compared by their cross products: exact, so that ties are ties.
+            if best < 0 or difference * best_total > best_difference * total:
+                best, best_difference, best_total = time, difference, total
+        counts[y, x] = <uint8_t>min(count, 255)
+        for band in range(reflectance.shape[1]):
+            values[band, y, x] = reflectance[best, band, y, x] if best >= 0 else 0
+
+
+def max_ndvi(
+    const uint16_t[:, :, :, ::1] reflectance,
+    const uint8_t[:, :, ::1] clear,
+    uint16_t[:, :, ::1] values,
+    uint8_t[:, ::1] counts,
+    Py_ssize_t red,
+    Py_ssize_t nir,
+    int threads,
+):
+    """Take the clear and whole observation of the largest NDVI of each pixel."""
+    cdef Py_ssize_t y
+    for y in prange(reflectance.shape[2], nogil=True, num_threads=threads, schedule="dynamic", chunksize=8):
+        max_ndvi_of_row(reflectance, clear, values, counts, red, nir, y)
+
+
+# --- gaps and masks -----------------------------------------------------------------------------
 
 
 cdef inline uint16_t between(

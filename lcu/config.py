@@ -127,7 +127,7 @@ class Composite:
 
     period: str = key("Length of a period, an ISO 8601 duration.", "P1M", check=_duration)
     method: str = key(
-        "How the clear observations of a period become one value.", "median", allowed=("median",)
+        "How the clear observations of a period become one value.", "median", allowed=("median", "geometric-median", "medoid", "max-ndvi"),
     )
     bands: tuple[str, ...] = key("Bands, in the order on disk.", BANDS, check=_bands)
     mask: str = key("Which mask tells clear from not clear.", "scl", allowed=("none", "scl"))
@@ -466,6 +466,8 @@ def _impossible(config: Config) -> list[str]:
             f"composite.block: must be a multiple of 64 that divides composite.shard "
             f"({config.composite.shard}), found {config.composite.block}"
         )
+    if config.composite.method == "max-ndvi" and not {"B04", "B08"} <= set(config.composite.bands):
+        mistakes.append("composite.method: max-ndvi needs the bands B04 and B08 in composite.bands")
     for name in ("reference_year", "points_year"):
         year = getattr(config.assess, name)
         if year is not None and year not in config.archive.years:

@@ -36,3 +36,34 @@ def buffer_mask(mask: np.ndarray, pixels: float) -> np.ndarray:
     for y, x in np.ndindex(*mask.shape):
         grown[y, x] = ((rows - y) ** 2 + (cols - x) ** 2 <= pixels**2 + 1e-9).any()
     return grown
+
+
+def usable(reflectance: np.ndarray, clear: np.ndarray, y: int, x: int) -> np.ndarray:
+    """The observations of one pixel that count, uint16 [time, band]."""
+    series = reflectance[:, :, y, x]
+    return series[clear[:, y, x].astype(bool) & (series > 0).all(axis=1)]
+
+
+def geometric_median(points: np.ndarray) -> np.ndarray:
+    """Weiszfeld with the Vardi-Zhang step in double precision, [band], of points [time, band]."""
+    points = points.astype(float) / 1e4
+    y = points.mean(axis=0)
+    for _ in range(100000 if len(points) > 2 else 0):
+        distance = np.linalg.norm(points - y, axis=1)
+        far = distance > 1e-12
+        if not far.any():
+            break
+        weight = 1 / distance[far]
+        pull = (points[far] * weight[:, None]).sum(axis=0) / weight.sum() - y
+        length = np.linalg.norm(pull) * weight.sum()
+        held = (~far).sum() / length if length > 0 else 0
+        step = max(0, 1 - held) * pull
+        y = y + step
+        if np.linalg.norm(step) < 1e-12:
+            break
+    return y * 1e4
+
+
+def distance_sum(points: np.ndarray, y: np.ndarray) -> float:
+    """Sum of the distances from a point to all observations, in reflectance."""
+    return np.linalg.norm(points.astype(float) - y, axis=1).sum() / 1e4

@@ -161,3 +161,118 @@ def test_clear_mask_grows_clouds_but_not_the_swath_edge() -> None:
     clear = composite.scl_clear(scl, (0, 1, 3, 8, 9, 10), 1)
     assert not clear[:, 0].any() and clear[:, 1].all()
     assert (~clear[:, 1:]).sum() == 5
+
+
+# --- geometric median, medoid, largest NDVI -------------------------------------------------------
+
+METHODS = {
+    "geometric_median": composite.geometric_median,
+    "medoid": composite.medoid,
+    "max_ndvi": lambda reflectance, clear, **more: composite.max_ndvi(reflectance, clear, red=0, nir=1, **more),
+}
+
+
+def natural(seed: int, times: int, bands: int = 10, height: int = 3, width: int = 150) -> tuple:
+    """Return reflectance as land has it: a spectrum, noise, some clouds; and where it is clear."""
+    random = np.random.default_rng(seed)
+    spectrum = random.uniform(300, 4000, (1, bands, height, width))
+    noise = random.normal(0, 150, (times, bands, height, width))
+    clouds = (random.random((times, 1, height, width)) < 0.2) * 4000
+    return np.clip(spectrum + noise + clouds, 1, 65535).astype(np.uint16), random.random((times, height, width)) < 0.6
+
+
+@given(st.integers(0, 999), st.integers(1, 9))
+def test_geometric_median_kernel_is_as_good_as_the_exact_one(seed: int, times: int) -> None:
+    reflectance, clear = natural(seed, times, 4, 2, 9)
+    values, _ = composite.geometric_median(reflectance, clear)
+    for y, x in np.ndindex(2, 9):
+        points = reference.usable(reflectance, clear, y, x)
+        if not len(points):
+            assert not values[:, y, x].any()
+            continue
+        exact = reference.geometric_median(points)
+        rounding = 0.5e-4 * np.sqrt(4) * len(points)
+        ours = reference.distance_sum(points, values[:, y, x])
+        assert ours <= reference.distance_sum(points, exact) + rounding + 1e-4
+
+
+def test_geometric_median_kernel_agrees_with_the_exact_one_within_1e_4_and_half_a_count() -> None:
+    reflectance, clear = natural(1, 20)
+    values, _ = composite.geometric_median(reflectance, clear)
+    for x in range(0, 150, 7):
+        exact = reference.geometric_median(reference.usable(reflectance, clear, 1, x))
+        assert np.abs(values[:, 1, x] - exact).max() <= 1.5
+
+
+def test_geometric_median_kernel_stays_on_an_observation_that_is_most_of_them() -> None:
+    reflectance = np.array([[100, 200], [100, 200], [100, 200], [5000, 9000], [3000, 100]], np.uint16)
+    values, _ = composite.geometric_median(reflectance.reshape(5, 2, 1, 1), np.ones((5, 1, 1), bool))
+    assert values.ravel().tolist() == [100, 200]
+
+
+def test_geometric_median_kernel_of_two_is_their_mean_and_of_collinear_points_the_middle_one() -> None:
+    clear = np.ones((2, 1, 1), bool)
+    two = np.array([[100, 200], [300, 600]], np.uint16).reshape(2, 2, 1, 1)
+    assert composite.geometric_median(two, clear)[0].ravel().tolist() == [200, 400]
+    line = np.array([[100, 200], [300, 400], [1000, 1100]], np.uint16).reshape(3, 2, 1, 1)
+    middle = composite.geometric_median(line, np.ones((3, 1, 1), bool))[0].ravel()
+    np.testing.assert_allclose(middle, [300, 400], atol=1.5)
+
+
+@given(st.integers(0, 999), st.integers(0, 8))
+def test_medoid_kernel_is_the_observation_nearest_to_all_others(seed: int, times: int) -> None:
+    reflectance, clear = natural(seed, times, 3, 2, 7)
+    values, count = composite.medoid(reflectance, clear)
+    for y, x in np.ndindex(2, 7):
+        points = reference.usable(reflectance, clear, y, x)
+        assert count[y, x] == len(points)
+        if not len(points):
+            assert not values[:, y, x].any()
+            continue
+        assert (points == values[:, y, x]).all(axis=1).any()
+        least = min(reference.distance_sum(points, point) for point in points)
+        assert reference.distance_sum(points, values[:, y, x]) == pytest.approx(least, rel=1e-5)
+
+
+@given(st.integers(0, 999), st.integers(0, 8))
+def test_max_ndvi_kernel_is_the_first_of_the_greenest_observations(seed: int, times: int) -> None:
+    reflectance, clear = natural(seed, times, 3, 2, 7)
+    values, _ = composite.max_ndvi(reflectance, clear, red=0, nir=2)
+    for y, x in np.ndindex(2, 7):
+        points = reference.usable(reflectance, clear, y, x).astype(float)
+        expected = [0, 0, 0]
+        if len(points):
+            expected = points[((points[:, 2] - points[:, 0]) / (points[:, 2] + points[:, 0])).argmax()]
+        np.testing.assert_array_equal(values[:, y, x], expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_kernel_gives_nodata_of_none_and_the_observation_of_one(method: str) -> None:
+    reflectance, clear = natural(4, 5, 3, 4, 131)
+    clear[:] = False
+    clear[3, 1, 130] = clear[0, 2, 5] = clear[4, 2, 5] = True
+    reflectance[4, 1, 2, 5] = 0  # a band is missing: only the first of the two counts
+    values, count = METHODS[method](reflectance, clear)
+    assert count[1, 130] == count[2, 5] == 1 and count.sum() == 2
+    np.testing.assert_array_equal(values[:, 1, 130], reflectance[3, :, 1, 130])
+    np.testing.assert_array_equal(values[:, 2, 5], reflectance[0, :, 2, 5])
+    assert values.sum() == values[:, 1, 130].sum() + values[:, 2, 5].sum()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_kernel_takes_saturated_values_and_ties(method: str) -> None:
+    reflectance = np.full((3, 2, 1, 1), 65535, np.uint16)
+    values, count = METHODS[method](reflectance, np.ones((3, 1, 1), bool))
+    assert values.ravel().tolist() == [65535, 65535] and count.item() == 3
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_kernel_is_the_same_for_threads_and_for_any_cut_of_the_block(method: str) -> None:
+    reflectance, clear = natural(6, 9, 4, 20, 300)
+    values, count = METHODS[method](reflectance, clear)
+    for threads in (2, 3):
+        again = METHODS[method](reflectance, clear, threads=threads)
+        np.testing.assert_array_equal(again[0], values)
+    part = METHODS[method](reflectance[..., 3:9, 101:250], clear[:, 3:9, 101:250])
+    np.testing.assert_array_equal(part[0], values[:, 3:9, 101:250])
+    np.testing.assert_array_equal(part[1], count[3:9, 101:250])

@@ -54,6 +54,10 @@ def test_a_value_of_two_classes_is_a_clash():
     assert "value 1 belongs to Forest and Heath" in text
 
 
+def test_a_name_of_two_classes_is_a_clash():
+    assert "name 'Forest' belongs to two classes" in mistakes(entry(), entry(value=2))
+
+
 def test_a_code_of_two_classes_is_a_clash():
     text = mistakes(entry(corine=[311]), entry(value=2, name="Heath", corine=["311"]))
     assert "corine code 311 belongs to Forest and Heath" in text

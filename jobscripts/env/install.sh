@@ -5,7 +5,8 @@
 # goes to build/env/STEP.log. On Debian it installs system packages when it is root; it never
 # asks for root. Environment variables:
 #
-#   PYTHON           the Python to use (default python3; 3.11 or newer)
+#   PYTHON           the Python to use, 3.11 or newer (default that of .venv if it is there,
+#                    else python3)
 #   HDF5_DIR         an HDF5 built against MPI (default: Debian's)
 #   XDG_CACHE_HOME   where built wheels are kept, in lcu/wheels (default ~/.cache)
 #   LCU_NATIVE       see setup.py
@@ -16,7 +17,6 @@ set -m # each step has a process group of its own, so that it can be stopped who
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 root=$PWD
 logs=$root/build/env
-python=${PYTHON:-python3}
 venv=$root/.venv/bin/python
 cores=$(nproc)
 mkdir -p "$logs"
@@ -116,8 +116,9 @@ pip() { "$venv" -m pip --disable-pip-version-check "$@"; }
 
 install_python() {
     # An environment that was copied here, or has another Python, is made anew.
-    [ "$("$venv" -c "$which_python; print(sys.prefix)" 2>/dev/null)" = "$version $root/.venv" ] || rm -rf .venv
+    [ "$(cat .venv/lcu-python 2>/dev/null)" = "$root $python" ] || rm -rf .venv
     "$python" -m venv .venv
+    echo "$root $python" >.venv/lcu-python
     pip install -r <(grep -E '^(pip|setuptools|wheel)==' requirements.txt)
     # From source, mpi4py is one compilation of minutes and of many GB.
     pip install --only-binary=mpi4py -r requirements.txt
@@ -133,7 +134,8 @@ version_of() { sed -n "s/^$1==//p" requirements-built.txt; }
 pip_wheel() {
     local numpy
     numpy=$("$venv" -c 'import numpy; print(numpy.get_include())')
-    CFLAGS="-O2 -g0 -w -I$numpy" pip wheel --no-cache-dir --no-deps --no-build-isolation "$@"
+    CFLAGS="-O2 -g0 -w -I$numpy" CXXFLAGS="-O2 -g0 -w -I$numpy" \
+        pip wheel --no-cache-dir --no-deps --no-build-isolation "$@"
 }
 
 build_h5py() {
@@ -223,12 +225,17 @@ build_kernels() {
 exec 9>"$logs/lock"
 flock -n 9 || { say "another set-up is running here: waiting for it"; flock 9; }
 
-which_python='import sys; print("%d.%d.%d" % sys.version_info[:3], end=" ")'
-version=$("$python" -c "$which_python; assert sys.version_info >= (3, 11)" 2>/dev/null) ||
-    give_up "Python 3.11 or newer is needed; \`$python\` is ${version:-not there} (choose one with PYTHON=...)"
-version=${version% }
+# Not the Python of whatever environment is active now, but the one beneath it.
+describe_python='import os, sys; print(os.path.realpath(sys._base_executable), *sys.version_info[:2])'
+python=${PYTHON:-python3}
+if [ -z "${PYTHON:-}" ] && "$venv" -c '' 2>/dev/null; then python=$venv; fi
+found=$("$python" -c "$describe_python" 2>/dev/null) ||
+    give_up "\`$python\` does not start; choose a Python of 3.11 or newer with PYTHON=..."
+read -r python major minor <<<"$found"
+[ "$major" -eq 3 ] && [ "$minor" -ge 11 ] ||
+    give_up "Python 3.11 or newer is needed; $python is $major.$minor (choose another with PYTHON=...)"
 
-environment=$({ echo "$root $version"; cat requirements*.txt jobscripts/env/{install,horovod}.sh; } | sha256sum | cut -c -16)
+environment=$({ echo "$root $python"; cat requirements*.txt jobscripts/env/{install,horovod}.sh; } | sha256sum | cut -c -16)
 kernel_flags=$({ echo "$environment ${LCU_NATIVE:-}"; cat setup.py pyproject.toml; } | sha256sum | cut -c -16)
 kernels=$({ echo "$kernel_flags"; cat lcu/__init__.py; find kernels -type f -exec sha256sum {} + | sort; } | sha256sum | cut -c -16)
 

@@ -3,7 +3,15 @@
 `arrays` is the arithmetic, `stage` the shell that reads, shares the work over the ranks and writes.
 """
 
-from lcu.composite.arrays import buffer_mask, fill_gaps, median, scl_clear
+from lcu.composite.arrays import (
+    buffer_mask,
+    fill_gaps,
+    geometric_median,
+    max_ndvi,
+    median,
+    medoid,
+    scl_clear,
+)
 from lcu.composite.stage import Composites, check_memory, peak_memory, plan, run
 
 __all__ = [
@@ -11,7 +19,10 @@ __all__ = [
     "buffer_mask",
     "check_memory",
     "fill_gaps",
+    "geometric_median",
+    "max_ndvi",
     "median",
+    "medoid",
     "peak_memory",
     "plan",
     "run",

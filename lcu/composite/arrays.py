@@ -12,6 +12,9 @@ import numpy as np
 
 from lcu import _composite
 
+# Where the iteration of the geometric median ends: length of a step in reflectance, number of steps.
+STEP_TOLERANCE, STEP_LIMIT = 1e-5, 1000
+
 
 def median(
     reflectance: np.ndarray, clear: np.ndarray, *, threads: int = 1
@@ -35,6 +38,93 @@ def median(
     count : ndarray[y, x], uint8
         Observations behind the value; 255 stands for 255 and more.
     """
+    reflectance, clear, values, count = _prepare(reflectance, clear)
+    _composite.median(reflectance, clear, values, count, _threads(threads))
+    return values, count
+
+
+def geometric_median(
+    reflectance: np.ndarray, clear: np.ndarray, *, threads: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Geometric median over time of the clear observations of each pixel, all bands together.
+
+    The point with the least sum of distances to the observations, by Weiszfeld's iteration with the
+    step of Vardi and Zhang (PNAS 97, 2000), in single precision, until a step is shorter than 1e-5 in
+    reflectance (at most 1000 steps; then the point reached is returned).
+
+    Parameters
+    ----------
+    reflectance, clear, threads
+        As in `median`.
+
+    Returns
+    -------
+    values : ndarray[band, y, x], uint16
+        Rounded half up. One observation is returned as it is, of two the mean (every point between
+        them is as good); without any the value is 0.
+    count : ndarray[y, x], uint8
+        As in `median`.
+    """
+    reflectance, clear, values, count = _prepare(reflectance, clear)
+    _composite.geometric_median(
+        reflectance, clear, values, count, STEP_TOLERANCE, STEP_LIMIT, _threads(threads)
+    )
+    return values, count
+
+
+def medoid(
+    reflectance: np.ndarray, clear: np.ndarray, *, threads: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Medoid over time: the clear observation with the least sum of distances to all others.
+
+    Parameters
+    ----------
+    reflectance, clear, threads
+        As in `median`.
+
+    Returns
+    -------
+    values : ndarray[band, y, x], uint16
+        One of the observations, the earliest among equals (of two always the first); 0 of none.
+    count : ndarray[y, x], uint8
+        As in `median`.
+    """
+    reflectance, clear, values, count = _prepare(reflectance, clear)
+    _composite.medoid(reflectance, clear, values, count, _threads(threads))
+    return values, count
+
+
+def max_ndvi(
+    reflectance: np.ndarray, clear: np.ndarray, *, red: int, nir: int, threads: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Clear observation with the largest NDVI, (nir - red) / (nir + red).
+
+    Parameters
+    ----------
+    reflectance, clear, threads
+        As in `median`.
+    red, nir : int
+        Positions of these bands.
+
+    Returns
+    -------
+    values : ndarray[band, y, x], uint16
+        One of the observations, the earliest among equals; 0 of none.
+    count : ndarray[y, x], uint8
+        As in `median`.
+    """
+    reflectance, clear, values, count = _prepare(reflectance, clear)
+    for name, band in (("red", red), ("nir", nir)):
+        if not 0 <= band < reflectance.shape[1]:
+            raise ValueError(f"{name} must be a band index below {reflectance.shape[1]}, found {band}")
+    _composite.max_ndvi(reflectance, clear, values, count, red, nir, _threads(threads))
+    return values, count
+
+
+def _prepare(
+    reflectance: np.ndarray, clear: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Check the input of a composite and make room for its output."""
     reflectance, clear = _series(reflectance), _mask(clear)
     times, bands, height, width = reflectance.shape
     if clear.shape != (times, height, width):
@@ -42,9 +132,7 @@ def median(
             f"clear must be [time, y, x] = {(times, height, width)}, found {clear.shape}"
         )
     values = np.zeros((bands, height, width), np.uint16)
-    count = np.zeros((height, width), np.uint8)
-    _composite.median(reflectance, clear, values, count, _threads(threads))
-    return values, count
+    return reflectance, clear, values, np.zeros((height, width), np.uint8)
 
 
 def fill_gaps(

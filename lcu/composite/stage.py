@@ -20,7 +20,7 @@ from mpi4py import MPI
 
 from lcu import acquisition, store
 from lcu.acquisition import Acquisition, AcquisitionError
-from lcu.composite.arrays import median, scl_clear
+from lcu.composite.arrays import geometric_median, max_ndvi, median, medoid, scl_clear
 from lcu.config import Config, ConfigError, provenance
 from lcu.grid import Block, Period, Tile, split
 from lcu.ranks import Failure, gather, on_root, share
@@ -358,7 +358,15 @@ def _compute(
         clear.append(seen)
     if not series:
         return np.zeros((len(bands), height, width), np.uint16), np.zeros((height, width), np.uint8)
-    return median(np.stack(series), np.stack(clear))
+    return combine(config, np.stack(series), np.stack(clear))
+
+
+def combine(config: Config, series: np.ndarray, clear: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Make one composite of a period's observations by the method of the configuration."""
+    method, bands = config.composite.method, config.composite.bands
+    if method == "max-ndvi":
+        return max_ndvi(series, clear, red=bands.index("B04"), nir=bands.index("B08"))
+    return {"median": median, "geometric-median": geometric_median, "medoid": medoid}[method](series, clear)
 
 
 def read_clear(config: Config, item: Acquisition, block: Block, tile: Tile) -> np.ndarray:
