@@ -30,7 +30,7 @@ test: env
 
 test-serial: env
 	@echo "== tests without mpirun"
-	@$(enter); timeout -k 5 1500 $(python) -m pytest -q
+	@$(enter); timeout -k 5 2400 $(python) -m pytest -q
 
 test-mpi: test-mpi-1 test-mpi-2 test-mpi-3 test-mpi-4
 
@@ -40,9 +40,10 @@ test-mpi: test-mpi-1 test-mpi-2 test-mpi-3 test-mpi-4
 mpi_pytest := -m pytest -q --with-mpi -m mpi -p no:cacheprovider --timeout 120 --timeout-method thread
 test-mpi-%: env
 	@echo "== MPI tests on $* ranks"
-	@$(enter); mkdir -p build/mpi-$*; rm -f build/mpi-$*/*; \
-	timeout -k 5 400 mpirun -q -n $* bash -c 'out=/dev/stdout; \
-	    if [ "$$OMPI_COMM_WORLD_RANK" -gt 0 ]; then out=build/mpi-$*/rank-$$OMPI_COMM_WORLD_RANK.log; fi; \
+	@$(enter); rm -rf build/mpi-$*; mkdir -p build/mpi-$*; \
+	timeout -k 5 600 mpirun -q -n $* bash -c 'rank=$$OMPI_COMM_WORLD_RANK; out=/dev/stdout; \
+	    if [ $$rank -gt 0 ]; then out=build/mpi-$*/rank-$$rank.log; fi; \
+	    export PYTEST_DEBUG_TEMPROOT=$$PWD/build/mpi-$*/tmp-$$rank; mkdir $$PYTEST_DEBUG_TEMPROOT; \
 	    exec $(python) $(mpi_pytest) tests &>$$out' \
 	|| { status=$$?; [ $$status -eq 5 ] && exit 0; \
 	    tail -n 40 build/mpi-$*/rank-*.log; \

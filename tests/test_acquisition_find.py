@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safe_writer as writer
 from mpi4py import MPI
 from osgeo import gdal
 
@@ -17,6 +16,7 @@ from lcu.acquisition import AcquisitionError, close_all, find, read_band, read_m
 from lcu.acquisition.archive import search
 from lcu.grid import Block
 from lcu.ranks import RankError
+from tests import safe_writer as writer
 
 SELF = MPI.COMM_SELF
 DATA = Path(__file__).parents[2] / "shared" / "data"

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safe_writer as writer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lcu.acquisition import AcquisitionError, close_all, harmonise, read_band, read_mask, safe
 from lcu.acquisition.alignment import aligned
 from lcu.grid import Block, Grid
+from tests import safe_writer as writer
 
 ALL = set(writer.RESOLUTIONS)
 

@@ -5,13 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
-import safe_writer as writer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lcu.acquisition import AcquisitionError, safe
 from lcu.acquisition.model import NATIVE_RESOLUTION, harmonise
 from lcu.acquisition.stac import EARTH_SEARCH
+from tests import safe_writer as writer
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "safe"
 ALL = set(NATIVE_RESOLUTION)

@@ -5,12 +5,12 @@ import json
 from pathlib import Path
 
 import pytest
-import safe_writer as writer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lcu.acquisition import AcquisitionError, stac
 from lcu.acquisition.model import NATIVE_RESOLUTION
+from tests import safe_writer as writer
 
 CATALOGUE = Path(__file__).parents[2] / "shared" / "data" / "catalogue"
 ALL = set(NATIVE_RESOLUTION)
