@@ -262,6 +262,18 @@ def median(
 # --- geometric median and medoid: observations as vectors of all bands --------------------------
 
 
+cdef struct Strip:
+    Py_ssize_t width    # pixels that are really there
+    int count           # times that count for some pixel
+    int number[STRIP]   # observations that count, of each pixel
+    float* vectors      # [count][band][STRIP], reflectance 0..6.5535
+    float* used         # [count][STRIP], 0 or 1
+    float* point        # [band][STRIP]
+    float* work         # [band + 5][STRIP]
+    uint16_t* missing   # [time][STRIP]
+    int* chosen         # [count], the time of each
+
+
 cdef int load_vectors(
     const uint16_t[:, :, :, ::1] reflectance,  # IN   [time, band, y, x], 0 = nodata
     const uint16_t* missing,                   # IN   [time][STRIP], 65535 where it does not count
@@ -295,6 +307,36 @@ cdef int load_vectors(
     return count
 
 
+cdef void prepare_strip(
+    const uint16_t[:, :, :, ::1] reflectance,  # IN   [time, band, y, x], 0 = nodata
+    const uint8_t[:, :, ::1] clear,            # IN   [time, y, x], 0 = not clear
+    Py_ssize_t y,
+    Py_ssize_t start,
+    float* scratch,                            # scratch of vector_scratch bytes
+    Strip* strip,                              # OUT
+) noexcept nogil:
+    """Lay the scratch out and load the observations of a strip."""
+    cdef Py_ssize_t times = reflectance.shape[0], bands = reflectance.shape[1], x
+    strip.width = min(<Py_ssize_t>STRIP, reflectance.shape[3] - start)
+    strip.vectors = scratch
+    strip.used = strip.vectors + times * bands * STRIP
+    strip.point = strip.used + (times + 1) * STRIP
+    strip.work = strip.point + bands * STRIP
+    strip.missing = <uint16_t*>(strip.work + (bands + 5) * STRIP)
+    strip.chosen = <int*>(strip.missing + times * STRIP)
+    for x in range(STRIP):
+        strip.number[x] = 0
+    find_missing(reflectance, clear, y, start, strip.width, strip.missing, strip.number)
+    strip.count = load_vectors(
+        reflectance, strip.missing, y, start, strip.width, strip.vectors, strip.used, strip.chosen
+    )
+
+
+cdef inline uint16_t to_count(float reflectance) noexcept nogil:
+    """Reflectance x 10000, rounded half up, as it is written: 1..65535."""
+    return <uint16_t>min(max(<int>(reflectance * 10000 + <float>0.5), 1), 65535)
+
+
 cdef void mean_vector(
     const float* vectors, const float* used, const int* number, Py_ssize_t count, Py_ssize_t bands, float* mean
 ) noexcept nogil:
@@ -319,36 +361,25 @@ cdef void geometric_median_of_strip(
     Py_ssize_t start,
     float tolerance,
     int limit,
-    float* scratch,                            # scratch, see vector_scratch
+    float* scratch,                            # scratch of vector_scratch bytes
 ) noexcept nogil:
-    cdef Py_ssize_t times = reflectance.shape[0], bands = reflectance.shape[1]
-    cdef Py_ssize_t width = min(<Py_ssize_t>STRIP, reflectance.shape[3] - start)
-    cdef float* vectors = scratch
-    cdef float* used = vectors + times * bands * STRIP
-    cdef float* point = used + (times + 1) * STRIP
-    cdef float* work = point + bands * STRIP
-    cdef uint16_t* missing = <uint16_t*>(work + (bands + 5) * STRIP)
-    cdef int* chosen = <int*>(missing + times * STRIP)
-    cdef int number[STRIP]
-    cdef Py_ssize_t band, x
-    cdef int count, iteration
+    cdef Py_ssize_t bands = reflectance.shape[1], band, x
+    cdef Strip strip
+    cdef int iteration
+    prepare_strip(reflectance, clear, y, start, scratch, &strip)
+    mean_vector(strip.vectors, strip.used, strip.number, strip.count, bands, strip.point)
     for x in range(STRIP):
-        number[x] = 0
-    find_missing(reflectance, clear, y, start, width, missing, number)
-    count = load_vectors(reflectance, missing, y, start, width, vectors, used, chosen)
-    mean_vector(vectors, used, number, count, bands, point)
-    for x in range(STRIP):
-        work[(bands + 4) * STRIP + x] = 0 if number[x] > 2 else 1  # one is itself, of two the mean
+        # Of one observation the mean is itself, and of two it is as good as any point between them.
+        strip.work[(bands + 4) * STRIP + x] = 0 if strip.number[x] > 2 else 1
     for iteration in range(limit):
-        if lcu_weiszfeld_step(vectors, used, point, work, count, bands, tolerance) == 0:
+        if lcu_weiszfeld_step(
+            strip.vectors, strip.used, strip.point, strip.work, strip.count, bands, tolerance
+        ) == 0:
             break
-    for x in range(width):
-        counts[y, start + x] = <uint8_t>min(number[x], 255)
-    for band in range(bands):
-        for x in range(width):
-            values[band, y, start + x] = (
-                <uint16_t>min(max(<int>(point[band * STRIP + x] * 10000 + <float>0.5), 1), 65535) if number[x] else 0
-            )
+    for x in range(strip.width):
+        counts[y, start + x] = <uint8_t>min(strip.number[x], 255)
+        for band in range(bands):
+            values[band, y, start + x] = to_count(strip.point[band * STRIP + x]) if strip.number[x] else 0
 
 
 cdef void medoid_of_strip(
@@ -358,34 +389,24 @@ cdef void medoid_of_strip(
     uint8_t[:, ::1] counts,                    # OUT  [y, x]
     Py_ssize_t y,
     Py_ssize_t start,
-    float* scratch,                            # scratch, see vector_scratch
+    float* scratch,                            # scratch of vector_scratch bytes
 ) noexcept nogil:
-    cdef Py_ssize_t times = reflectance.shape[0], bands = reflectance.shape[1]
-    cdef Py_ssize_t width = min(<Py_ssize_t>STRIP, reflectance.shape[3] - start)
-    cdef float* vectors = scratch
-    cdef float* used = vectors + times * bands * STRIP
-    cdef float* total = used + (times + 1) * STRIP
-    cdef float* work = total + bands * STRIP
-    cdef uint16_t* missing = <uint16_t*>(work + (bands + 5) * STRIP)
-    cdef int* chosen = <int*>(missing + times * STRIP)
-    cdef int number[STRIP]
+    cdef Py_ssize_t bands = reflectance.shape[1], band, x
+    cdef Strip strip
     cdef int best[STRIP]
     cdef float least[STRIP]
-    cdef Py_ssize_t band, x
-    cdef int count, one
+    cdef int one
+    prepare_strip(reflectance, clear, y, start, scratch, &strip)
     for x in range(STRIP):
-        number[x] = 0
         best[x] = -1
-    find_missing(reflectance, clear, y, start, width, missing, number)
-    count = load_vectors(reflectance, missing, y, start, width, vectors, used, chosen)
-    for one in range(count):
-        lcu_distance_sum(vectors, used, total, work, count, bands, one)
-        for x in range(width):
-            if used[one * STRIP + x] > 0 and (best[x] < 0 or total[x] < least[x]):
-                best[x] = chosen[one]
-                least[x] = total[x]
-    for x in range(width):
-        counts[y, start + x] = <uint8_t>min(number[x], 255)
+    for one in range(strip.count):
+        lcu_distance_sum(strip.vectors, strip.used, strip.point, strip.work, strip.count, bands, one)
+        for x in range(strip.width):
+            if strip.used[one * STRIP + x] > 0 and (best[x] < 0 or strip.point[x] < least[x]):
+                best[x] = strip.chosen[one]
+                least[x] = strip.point[x]
+    for x in range(strip.width):
+        counts[y, start + x] = <uint8_t>min(strip.number[x], 255)
         for band in range(bands):
             values[band, y, start + x] = reflectance[best[x], band, y, start + x] if best[x] >= 0 else 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ class Progress:
     def __init__(self, stage: str, shown: bool, stream: TextIO | None = None) -> None:
         self._stage, self._shown = stage, shown
         self._stream = sys.stdout if stream is None else stream
-        self._bar = shown and self._stream.isatty()
+        self._bar = shown and is_terminal(self._stream)
         self._started = self._last = time.monotonic()
 
     def __call__(self, done: int, total: int, what: str) -> None:
@@ -35,6 +36,16 @@ class Progress:
                 "\r" + " " * 94 + "\r" if done == total else ""
             )
         print(text, end="" if self._bar else "\n", file=self._stream, flush=True)
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Tell whether a person watches. Open MPI gives every rank a pseudo-terminal, whatever mpirun has."""
+    if not stream.isatty() or "OMPI_COMM_WORLD_RANK" not in os.environ:
+        return stream.isatty()
+    try:
+        return os.readlink(f"/proc/{os.getppid()}/fd/1").startswith(("/dev/pts/", "/dev/tty"))
+    except OSError:
+        return False
 
 
 def _duration(seconds: float) -> str:

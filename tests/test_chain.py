@@ -80,9 +80,14 @@ def mapped(landscape: Path, mpirun: Mpirun) -> tuple[Path, str]:
 
 @pytest.fixture
 def copied(landscape: Path, tmp_path: Path) -> Path:
-    """Return a copy of the landscape that a test may damage; without the runs."""
+    """Return a copy of the landscape, without the runs, that a test may damage.
+
+    Its configuration has no [simulate] table: what is taken away would be simulated again.
+    """
     folder = tmp_path / "copy"
     shutil.copytree(landscape, folder, ignore=shutil.ignore_patterns("run", "run-*"))
+    simulated = CONFIG[CONFIG.index("[simulate]") : CONFIG.index("[sample]")]
+    (folder / "run.toml").write_text(CONFIG.replace(simulated, ""))
     return folder
 
 
