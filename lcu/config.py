@@ -127,7 +127,9 @@ class Composite:
 
     period: str = key("Length of a period, an ISO 8601 duration.", "P1M", check=_duration)
     method: str = key(
-        "How the clear observations of a period become one value.", "median", allowed=("median", "geometric-median", "medoid", "max-ndvi"),
+        "How the clear observations of a period become one value.",
+        "median",
+        allowed=("median", "geometric-median", "medoid", "max-ndvi"),
     )
     bands: tuple[str, ...] = key("Bands, in the order on disk.", BANDS, check=_bands)
     mask: str = key("Which mask tells clear from not clear.", "scl", allowed=("none", "scl"))

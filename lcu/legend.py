@@ -159,7 +159,10 @@ def _parse_class(entry: dict[str, Any], mistakes: list[str]) -> LandClass:
 def _clashes(classes: list[LandClass]) -> list[str]:
     mistakes, values, codes = [], {}, {}
     names = [entry.name for entry in classes]
-    mistakes += [f"name {name!r} belongs to two classes" for name in sorted({n for n in names if names.count(n) > 1})]
+    mistakes += [
+        f"name {name!r} belongs to two classes"
+        for name in sorted({n for n in names if names.count(n) > 1})
+    ]
     for entry in classes:
         if entry.value in values:
             mistakes.append(

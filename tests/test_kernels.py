@@ -168,7 +168,9 @@ def test_clear_mask_grows_clouds_but_not_the_swath_edge() -> None:
 METHODS = {
     "geometric_median": composite.geometric_median,
     "medoid": composite.medoid,
-    "max_ndvi": lambda reflectance, clear, **more: composite.max_ndvi(reflectance, clear, red=0, nir=1, **more),
+    "max_ndvi": lambda reflectance, clear, **more: composite.max_ndvi(
+        reflectance, clear, red=0, nir=1, **more
+    ),
 }
 
 
@@ -178,7 +180,9 @@ def natural(seed: int, times: int, bands: int = 10, height: int = 3, width: int 
     spectrum = random.uniform(300, 4000, (1, bands, height, width))
     noise = random.normal(0, 150, (times, bands, height, width))
     clouds = (random.random((times, 1, height, width)) < 0.2) * 4000
-    return np.clip(spectrum + noise + clouds, 1, 65535).astype(np.uint16), random.random((times, height, width)) < 0.6
+    return np.clip(spectrum + noise + clouds, 1, 65535).astype(np.uint16), random.random(
+        (times, height, width)
+    ) < 0.6
 
 
 @given(st.integers(0, 999), st.integers(1, 9))
@@ -205,12 +209,18 @@ def test_geometric_median_kernel_agrees_with_the_exact_one_within_1e_4_and_half_
 
 
 def test_geometric_median_kernel_stays_on_an_observation_that_is_most_of_them() -> None:
-    reflectance = np.array([[100, 200], [100, 200], [100, 200], [5000, 9000], [3000, 100]], np.uint16)
-    values, _ = composite.geometric_median(reflectance.reshape(5, 2, 1, 1), np.ones((5, 1, 1), bool))
+    reflectance = np.array(
+        [[100, 200], [100, 200], [100, 200], [5000, 9000], [3000, 100]], np.uint16
+    )
+    values, _ = composite.geometric_median(
+        reflectance.reshape(5, 2, 1, 1), np.ones((5, 1, 1), bool)
+    )
     assert values.ravel().tolist() == [100, 200]
 
 
-def test_geometric_median_kernel_of_two_is_their_mean_and_of_collinear_points_the_middle_one() -> None:
+def test_geometric_median_kernel_of_two_is_their_mean_and_of_collinear_points_the_middle_one() -> (
+    None
+):
     clear = np.ones((2, 1, 1), bool)
     two = np.array([[100, 200], [300, 600]], np.uint16).reshape(2, 2, 1, 1)
     assert composite.geometric_median(two, clear)[0].ravel().tolist() == [200, 400]
@@ -242,7 +252,9 @@ def test_max_ndvi_kernel_is_the_first_of_the_greenest_observations(seed: int, ti
         points = reference.usable(reflectance, clear, y, x).astype(float)
         expected = [0, 0, 0]
         if len(points):
-            expected = points[((points[:, 2] - points[:, 0]) / (points[:, 2] + points[:, 0])).argmax()]
+            expected = points[
+                ((points[:, 2] - points[:, 0]) / (points[:, 2] + points[:, 0])).argmax()
+            ]
         np.testing.assert_array_equal(values[:, y, x], expected)
 
 

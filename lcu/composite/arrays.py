@@ -116,7 +116,9 @@ def max_ndvi(
     reflectance, clear, values, count = _prepare(reflectance, clear)
     for name, band in (("red", red), ("nir", nir)):
         if not 0 <= band < reflectance.shape[1]:
-            raise ValueError(f"{name} must be a band index below {reflectance.shape[1]}, found {band}")
+            raise ValueError(
+                f"{name} must be a band index below {reflectance.shape[1]}, found {band}"
+            )
     _composite.max_ndvi(reflectance, clear, values, count, red, nir, _threads(threads))
     return values, count
 

@@ -366,7 +366,9 @@ def combine(config: Config, series: np.ndarray, clear: np.ndarray) -> tuple[np.n
     method, bands = config.composite.method, config.composite.bands
     if method == "max-ndvi":
         return max_ndvi(series, clear, red=bands.index("B04"), nir=bands.index("B08"))
-    return {"median": median, "geometric-median": geometric_median, "medoid": medoid}[method](series, clear)
+    return {"median": median, "geometric-median": geometric_median, "medoid": medoid}[method](
+        series, clear
+    )
 
 
 def read_clear(config: Config, item: Acquisition, block: Block, tile: Tile) -> np.ndarray:
