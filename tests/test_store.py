@@ -63,7 +63,7 @@ def test_what_the_ranks_write_together_is_what_each_reads(mpi_tmp_path: Path) ->
         np.testing.assert_array_equal(read(mpi_tmp_path, block), values_of(block))
     path = Shard("composites", TILE.id, 2018, Block(0, 0, SIZE, SIZE)).path(mpi_tmp_path)
     with h5py.File(path) as file:
-        assert file["reflectance"].compression == "gzip" and file["reflectance"].chunks == (
+        assert file["reflectance"].compression == "lzf" and file["reflectance"].chunks == (
             TIMES,
             BANDS,
             64,

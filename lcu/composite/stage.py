@@ -121,6 +121,23 @@ class Unit:
     acquisitions: tuple[Acquisition, ...]
 
 
+@dataclass(frozen=True)
+class Part:
+    """What a rank makes of one block of a shard: the composites of some of its periods.
+
+    Attributes
+    ----------
+    times : tuple of int
+        Positions of the periods in the shard, ascending.
+    values : ndarray[time, band, y, x], uint16
+    counts : ndarray[time, y, x], uint8
+    """
+
+    times: tuple[int, ...]
+    values: np.ndarray
+    counts: np.ndarray
+
+
 def configuration_mark(config: Config) -> str:
     """Return the fingerprint of the configuration keys that composites depend on."""
     table = config.table()
@@ -322,43 +339,64 @@ def _make_shard(
     started = time.perf_counter()
     work = units(config, shard, acquisitions)
     owner = share([len(unit.acquisitions) + 0.1 for unit in work], group.size)
-    results: dict[Block, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
+    own = [unit for unit, rank in zip(work, owner, strict=True) if rank == group.rank]
+    parts = _room_for_results(config, own)
+    # One room for the observations of all units: fresh memory would cost as much time as the median.
+    most = max((len(unit.acquisitions) * unit.block.height * unit.block.width for unit in own), default=0)
+    room = np.empty(most * len(config.composite.bands), np.uint16)
     bad: dict[str, Failure] = {}
-    for unit, rank in zip(work, owner, strict=True):
-        if rank == group.rank:
-            results.setdefault(unit.block, {})[unit.position] = _compute(config, unit, tile, bad)
+    for unit in own:
+        part = parts[unit.block]
+        position = part.times.index(unit.position)
+        part.values[position], part.counts[position] = _compute(config, unit, tile, room, bad)
     acquisition.close_all()
     if any(group.allgather(bool(bad))):
         return bad
-    _write_shard(config, group, shard, mark, tile, results)
+    _write_shard(config, group, shard, mark, tile, parts)
     log.info("%s: %d units, %.1f s", shard.path(Path()), len(work), time.perf_counter() - started)
     return bad
 
 
+def _room_for_results(config: Config, own: Sequence[Unit]) -> dict[Block, Part]:
+    bands = len(config.composite.bands)
+    times: dict[Block, list[int]] = {}
+    for unit in own:
+        times.setdefault(unit.block, []).append(unit.position)
+    return {
+        block: Part(
+            tuple(sorted(positions)),
+            np.zeros((len(positions), bands, block.height, block.width), np.uint16),
+            np.zeros((len(positions), block.height, block.width), np.uint8),
+        )
+        for block, positions in times.items()
+    }
+
+
 def _compute(
-    config: Config, unit: Unit, tile: Tile, bad: dict[str, Failure]
+    config: Config, unit: Unit, tile: Tile, room: np.ndarray, bad: dict[str, Failure]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read the acquisitions of a unit and make its composite; note those that cannot be read."""
-    height, width = unit.block.height, unit.block.width
-    bands = config.composite.bands
-    series, clear = [], []
+    bands, shape = config.composite.bands, (unit.block.height, unit.block.width)
+    room = room[: len(unit.acquisitions) * len(bands) * shape[0] * shape[1]]
+    series = room.reshape(len(unit.acquisitions), len(bands), *shape)
+    clear: list[np.ndarray] = []
     for item in unit.acquisitions:
         if item.fingerprint() in bad:
             continue
         try:
             seen = read_clear(config, item, unit.block, tile)
             if not seen.any():
-                continue
-            layers = [acquisition.read_band(item, band, unit.block, tile.grid) for band in bands]
+                continue  # its bands need not be decoded
+            for layer, band in zip(series[len(clear)], bands, strict=True):
+                layer[:] = acquisition.read_band(item, band, unit.block, tile.grid)
         except AcquisitionError as error:
             log.warning("%s is left out: %s", item.id, error)
             bad[item.fingerprint()] = Failure("composite", item.id, str(error))
             continue
-        series.append(np.stack(layers))
         clear.append(seen)
-    if not series:
-        return np.zeros((len(bands), height, width), np.uint16), np.zeros((height, width), np.uint8)
-    return combine(config, np.stack(series), np.stack(clear))
+    if not clear:
+        return np.zeros((len(bands), *shape), np.uint16), np.zeros(shape, np.uint8)
+    return combine(config, series[: len(clear)], np.stack(clear))
 
 
 def combine(config: Config, series: np.ndarray, clear: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -389,7 +427,7 @@ def _write_shard(
     shard: Shard,
     mark: str,
     tile: Tile,
-    results: dict[Block, dict[int, tuple[np.ndarray, np.ndarray]]],
+    parts: dict[Block, Part],
 ) -> None:
     """Write a shard together: one block a round, each rank the periods that it computed."""
     periods = _periods_of(config, shard.year)
@@ -407,16 +445,12 @@ def _write_shard(
     file = store.create(path, group, layout, _attributes(config, shard, tile, periods))
     days = np.array([period.middle for period in periods], np.int32)
     store.write_round(file, DAY, Piece(days, (0,)) if group.rank == 0 else None)
-    for part in split(block, config.composite.block):
-        own = results.get(part, {})
-        row, col = part.row - block.row, part.col - block.col
-        own_times = tuple(sorted(own))
+    for one in split(block, config.composite.block):
         pieces: dict[store.Dataset, Piece | None] = {REFLECTANCE: None, CLEAR_COUNT: None}
-        if own_times:
-            values = np.stack([own[position][0] for position in own_times])
-            counts = np.stack([own[position][1] for position in own_times])
-            pieces[REFLECTANCE] = Piece(values, (0, 0, row, col), own_times)
-            pieces[CLEAR_COUNT] = Piece(counts, (0, row, col), own_times)
+        if one in parts:
+            part, (row, col) = parts[one], (one.row - block.row, one.col - block.col)
+            pieces[REFLECTANCE] = Piece(part.values, (0, 0, row, col), part.times)
+            pieces[CLEAR_COUNT] = Piece(part.counts, (0, row, col), part.times)
         for dataset, piece in pieces.items():
             store.write_round(file, dataset, piece)
     store.finish(file, path, group, store.shard_mark(mark, shard))
@@ -453,15 +487,15 @@ def peak_memory(config: Config, tile: Tile, acquisitions: Sequence[Acquisition],
     most = max(
         (sum(item.time in period for item in acquisitions) for period in config.periods), default=0
     )
-    reading = most * pixels * (2 * bands + 2) + pixels * (2 * bands + 16)
-    if most:
-        reading += most * pixels * 2 * bands  # the list of layers while it is stacked
+    # The room, the masks (of the block and its halo), one band on its way to it, a composite.
+    reading = most * pixels * (2 * bands + 2) + pixels * (2 * bands + 24)
     together = min(ranks, store.RANKS_PER_SHARD)
     side = min(config.composite.shard, max(tile.grid.height, tile.grid.width))
     times = max(len(_periods_of(config, period.start.year)) for period in config.periods)
     held = math.ceil(times * (side / block) ** 2 / together) * pixels * (2 * bands + 1)
+    # MPI-IO gathers the pieces of a block before they are compressed.
     writing = 3 * times * pixels * (2 * bands + 1)
-    return BASE_MEMORY + max(reading + held, held + writing)
+    return BASE_MEMORY + held + max(reading, writing)
 
 
 def check_memory(config: Config, peak: int) -> None:
