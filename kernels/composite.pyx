@@ -17,11 +17,17 @@ import numpy as np
 cdef enum:
     STRIP = 128
 
+# Pixels that the geometric median moves together. They wait for the slowest of them: with 128 it ran
+# at half the speed of 32.
+cdef enum:
+    LANES = 32
+
 cdef extern from *:
     """
     #include <stdint.h>
 
     #define LCU_STRIP 128
+    #define LCU_LANES 32
 
     /* One build for every x86-64: the loader picks the version for the processor at hand. */
     #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__linux__)
@@ -54,50 +60,50 @@ cdef extern from *:
 
     #include <math.h>
 
-    /* One Weiszfeld iteration with the step of Vardi and Zhang for the pixels of a strip (PNAS 97, 2000):
-       x [time][band][strip], used [time][strip] 0 or 1, y [band][strip] moves towards the median,
-       scratch [band + 5][strip]. A pixel whose step was below the tolerance stays where it is.
+    /* One Weiszfeld iteration with the step of Vardi and Zhang for a few pixels side by side (PNAS 97, 2000):
+       x [time][band][lane], used [time][lane] 0 or 1, y [band][lane] moves towards the median,
+       scratch [band + 5][lane]. A pixel whose step was below the tolerance stays where it is.
        Every pixel has its own lane and its own order of sums: nothing depends on its neighbours.
        Returns how many pixels still move. */
     LCU_CLONES
     int lcu_weiszfeld_step(const float *restrict x, const float *restrict used, float *restrict y,
                            float *restrict scratch, long times, long bands, float tolerance) {
         float *restrict total = scratch;
-        float *restrict weights = scratch + bands * LCU_STRIP;
-        float *restrict atop = weights + LCU_STRIP;
-        float *restrict weight = atop + LCU_STRIP;
-        float *restrict length = weight + LCU_STRIP;
-        float *restrict done = length + LCU_STRIP;
+        float *restrict weights = scratch + bands * LCU_LANES;
+        float *restrict atop = weights + LCU_LANES;
+        float *restrict weight = atop + LCU_LANES;
+        float *restrict length = weight + LCU_LANES;
+        float *restrict done = length + LCU_LANES;
         int moving = 0;
-        for (long i = 0; i < bands * LCU_STRIP; ++i) total[i] = 0;
-        for (int p = 0; p < LCU_STRIP; ++p) { weights[p] = 0; atop[p] = 0; }
+        for (long i = 0; i < bands * LCU_LANES; ++i) total[i] = 0;
+        for (int p = 0; p < LCU_LANES; ++p) { weights[p] = 0; atop[p] = 0; }
         for (long t = 0; t < times; ++t) {
-            const float *restrict own = x + t * bands * LCU_STRIP;
-            for (int p = 0; p < LCU_STRIP; ++p) weight[p] = 0;
+            const float *restrict own = x + t * bands * LCU_LANES;
+            for (int p = 0; p < LCU_LANES; ++p) weight[p] = 0;
             for (long b = 0; b < bands; ++b)
-                for (int p = 0; p < LCU_STRIP; ++p) {
-                    float d = own[b * LCU_STRIP + p] - y[b * LCU_STRIP + p];
+                for (int p = 0; p < LCU_LANES; ++p) {
+                    float d = own[b * LCU_LANES + p] - y[b * LCU_LANES + p];
                     weight[p] += d * d;
                 }
-            for (int p = 0; p < LCU_STRIP; ++p) {
+            for (int p = 0; p < LCU_LANES; ++p) {
                 float d = sqrtf(weight[p]);
-                float far = d > 1e-7f ? used[t * LCU_STRIP + p] : 0.0f;
+                float far = d > 1e-7f ? used[t * LCU_LANES + p] : 0.0f;
                 weight[p] = far / (d > 1e-7f ? d : 1.0f);
                 weights[p] += weight[p];
-                atop[p] += used[t * LCU_STRIP + p] - far;
+                atop[p] += used[t * LCU_LANES + p] - far;
             }
             for (long b = 0; b < bands; ++b)
-                for (int p = 0; p < LCU_STRIP; ++p)
-                    total[b * LCU_STRIP + p] += weight[p] * own[b * LCU_STRIP + p];
+                for (int p = 0; p < LCU_LANES; ++p)
+                    total[b * LCU_LANES + p] += weight[p] * own[b * LCU_LANES + p];
         }
-        for (int p = 0; p < LCU_STRIP; ++p) length[p] = 0;
+        for (int p = 0; p < LCU_LANES; ++p) length[p] = 0;
         for (long b = 0; b < bands; ++b)
-            for (int p = 0; p < LCU_STRIP; ++p) {
-                float pull = weights[p] > 0 ? total[b * LCU_STRIP + p] / weights[p] - y[b * LCU_STRIP + p] : 0.0f;
-                total[b * LCU_STRIP + p] = pull;
+            for (int p = 0; p < LCU_LANES; ++p) {
+                float pull = weights[p] > 0 ? total[b * LCU_LANES + p] / weights[p] - y[b * LCU_LANES + p] : 0.0f;
+                total[b * LCU_LANES + p] = pull;
                 length[p] += pull * pull;
             }
-        for (int p = 0; p < LCU_STRIP; ++p) {
+        for (int p = 0; p < LCU_LANES; ++p) {
             float r = sqrtf(length[p]);
             float held = r > 0 ? atop[p] / (r * weights[p]) : 0.0f;
             float part = held < 1.0f ? 1.0f - held : 0.0f;
@@ -107,26 +113,26 @@ cdef extern from *:
             moving += done[p] > 0 ? 0 : 1;
         }
         for (long b = 0; b < bands; ++b)
-            for (int p = 0; p < LCU_STRIP; ++p)
-                y[b * LCU_STRIP + p] += weight[p] * total[b * LCU_STRIP + p];
+            for (int p = 0; p < LCU_LANES; ++p)
+                y[b * LCU_LANES + p] += weight[p] * total[b * LCU_LANES + p];
         return moving;
     }
 
-    /* For each pixel the sum of the distances from observation `one` to all others, [strip]. */
+    /* For each pixel the sum of the distances from observation `one` to all others, [lane]. */
     LCU_CLONES
     void lcu_distance_sum(const float *restrict x, const float *restrict used, float *restrict sum,
                           float *restrict squared, long times, long bands, long one) {
-        const float *restrict own = x + one * bands * LCU_STRIP;
-        for (int p = 0; p < LCU_STRIP; ++p) sum[p] = 0;
+        const float *restrict own = x + one * bands * LCU_LANES;
+        for (int p = 0; p < LCU_LANES; ++p) sum[p] = 0;
         for (long t = 0; t < times; ++t) {
-            const float *restrict other = x + t * bands * LCU_STRIP;
-            for (int p = 0; p < LCU_STRIP; ++p) squared[p] = 0;
+            const float *restrict other = x + t * bands * LCU_LANES;
+            for (int p = 0; p < LCU_LANES; ++p) squared[p] = 0;
             for (long b = 0; b < bands; ++b)
-                for (int p = 0; p < LCU_STRIP; ++p) {
-                    float d = own[b * LCU_STRIP + p] - other[b * LCU_STRIP + p];
+                for (int p = 0; p < LCU_LANES; ++p) {
+                    float d = own[b * LCU_LANES + p] - other[b * LCU_LANES + p];
                     squared[p] += d * d;
                 }
-            for (int p = 0; p < LCU_STRIP; ++p) sum[p] += used[t * LCU_STRIP + p] * sqrtf(squared[p]);
+            for (int p = 0; p < LCU_LANES; ++p) sum[p] += used[t * LCU_LANES + p] * sqrtf(squared[p]);
         }
     }
     """
@@ -176,8 +182,9 @@ cdef int find_missing(
     Py_ssize_t y,
     Py_ssize_t start,
     Py_ssize_t width,
-    uint16_t* missing,                         # OUT  [time][STRIP], 65535 where it does not count
-    int* counts,                               # OUT  [STRIP]
+    Py_ssize_t stride,
+    uint16_t* missing,                         # OUT  [time][stride], 65535 where it does not count
+    int* counts,                               # OUT  [width]
 ) noexcept nogil:
     """Tell which observations count; return the most of any pixel."""
     cdef Py_ssize_t time, band, x
@@ -186,7 +193,7 @@ cdef int find_missing(
     for x in range(width):
         counts[x] = 0
     for time in range(reflectance.shape[0]):
-        row = missing + time * STRIP
+        row = missing + time * stride
         for x in range(width):
             row[x] = 0 if clear[time, y, start + x] else 65535
         for band in range(reflectance.shape[1]):
@@ -216,7 +223,7 @@ cdef void median_of_strip(
     cdef uint16_t* missing = scratch
     cdef uint16_t* rows = scratch + times * STRIP
     cdef int32_t lower, upper
-    cdef int most = find_missing(reflectance, clear, y, start, width, missing, number)
+    cdef int most = find_missing(reflectance, clear, y, start, width, STRIP, missing, number)
     for x in range(width):
         counts[y, start + x] = <uint8_t>min(number[x], 255)
     if most == 0:
@@ -265,23 +272,23 @@ def median(
 cdef struct Strip:
     Py_ssize_t width    # pixels that are really there
     int count           # times that count for some pixel
-    int number[STRIP]   # observations that count, of each pixel
-    float* vectors      # [count][band][STRIP], reflectance 0..6.5535
-    float* used         # [count][STRIP], 0 or 1
-    float* point        # [band][STRIP]
-    float* work         # [band + 5][STRIP]
-    uint16_t* missing   # [time][STRIP]
+    int number[LANES]   # observations that count, of each pixel
+    float* vectors      # [count][band][LANES], reflectance 0..6.5535
+    float* used         # [count][LANES], 0 or 1
+    float* point        # [band][LANES]
+    float* work         # [band + 5][LANES]
+    uint16_t* missing   # [time][LANES]
     int* chosen         # [count], the time of each
 
 
 cdef int load_vectors(
     const uint16_t[:, :, :, ::1] reflectance,  # IN   [time, band, y, x], 0 = nodata
-    const uint16_t* missing,                   # IN   [time][STRIP], 65535 where it does not count
+    const uint16_t* missing,                   # IN   [time][LANES], 65535 where it does not count
     Py_ssize_t y,
     Py_ssize_t start,
     Py_ssize_t width,
-    float* vectors,                            # OUT  [chosen][band][STRIP], reflectance 0..6.5535
-    float* used,                               # OUT  [chosen][STRIP], 0 or 1
+    float* vectors,                            # OUT  [chosen][band][LANES], reflectance 0..6.5535
+    float* used,                               # OUT  [chosen][LANES], 0 or 1
     int* chosen,                               # OUT  [chosen], the times that count for some pixel
 ) noexcept nogil:
     cdef Py_ssize_t time, band, x, bands = reflectance.shape[1]
@@ -289,19 +296,19 @@ cdef int load_vectors(
     cdef bint any_used
     for time in range(reflectance.shape[0]):
         any_used = False
-        for x in range(STRIP):
-            used[count * STRIP + x] = 0
+        for x in range(LANES):
+            used[count * LANES + x] = 0
         for x in range(width):
-            if missing[time * STRIP + x] == 0:
-                used[count * STRIP + x] = 1
+            if missing[time * LANES + x] == 0:
+                used[count * LANES + x] = 1
                 any_used = True
         if not any_used:
             continue
         for band in range(bands):
             for x in range(width):
-                vectors[(count * bands + band) * STRIP + x] = reflectance[time, band, y, start + x] * <float>1e-4
-            for x in range(width, STRIP):
-                vectors[(count * bands + band) * STRIP + x] = 0
+                vectors[(count * bands + band) * LANES + x] = reflectance[time, band, y, start + x] * <float>1e-4
+            for x in range(width, LANES):
+                vectors[(count * bands + band) * LANES + x] = 0
         chosen[count] = <int>time
         count += 1
     return count
@@ -317,16 +324,16 @@ cdef void prepare_strip(
 ) noexcept nogil:
     """Lay the scratch out and load the observations of a strip."""
     cdef Py_ssize_t times = reflectance.shape[0], bands = reflectance.shape[1], x
-    strip.width = min(<Py_ssize_t>STRIP, reflectance.shape[3] - start)
+    strip.width = min(<Py_ssize_t>LANES, reflectance.shape[3] - start)
     strip.vectors = scratch
-    strip.used = strip.vectors + times * bands * STRIP
-    strip.point = strip.used + (times + 1) * STRIP
-    strip.work = strip.point + bands * STRIP
-    strip.missing = <uint16_t*>(strip.work + (bands + 5) * STRIP)
-    strip.chosen = <int*>(strip.missing + times * STRIP)
-    for x in range(STRIP):
+    strip.used = strip.vectors + times * bands * LANES
+    strip.point = strip.used + (times + 1) * LANES
+    strip.work = strip.point + bands * LANES
+    strip.missing = <uint16_t*>(strip.work + (bands + 5) * LANES)
+    strip.chosen = <int*>(strip.missing + times * LANES)
+    for x in range(LANES):
         strip.number[x] = 0
-    find_missing(reflectance, clear, y, start, strip.width, strip.missing, strip.number)
+    find_missing(reflectance, clear, y, start, strip.width, LANES, strip.missing, strip.number)
     strip.count = load_vectors(
         reflectance, strip.missing, y, start, strip.width, strip.vectors, strip.used, strip.chosen
     )
@@ -343,13 +350,13 @@ cdef void mean_vector(
     """Start of the iteration: the mean of the observations that count."""
     cdef Py_ssize_t time, band, x
     for band in range(bands):
-        for x in range(STRIP):
-            mean[band * STRIP + x] = 0
+        for x in range(LANES):
+            mean[band * LANES + x] = 0
         for time in range(count):
-            for x in range(STRIP):
-                mean[band * STRIP + x] += used[time * STRIP + x] * vectors[(time * bands + band) * STRIP + x]
-        for x in range(STRIP):
-            mean[band * STRIP + x] /= max(number[x], 1)
+            for x in range(LANES):
+                mean[band * LANES + x] += used[time * LANES + x] * vectors[(time * bands + band) * LANES + x]
+        for x in range(LANES):
+            mean[band * LANES + x] /= max(number[x], 1)
 
 
 cdef void geometric_median_of_strip(
@@ -368,9 +375,9 @@ cdef void geometric_median_of_strip(
     cdef int iteration
     prepare_strip(reflectance, clear, y, start, scratch, &strip)
     mean_vector(strip.vectors, strip.used, strip.number, strip.count, bands, strip.point)
-    for x in range(STRIP):
+    for x in range(LANES):
         # Of one observation the mean is itself, and of two it is as good as any point between them.
-        strip.work[(bands + 4) * STRIP + x] = 0 if strip.number[x] > 2 else 1
+        strip.work[(bands + 4) * LANES + x] = 0 if strip.number[x] > 2 else 1
     for iteration in range(limit):
         if lcu_weiszfeld_step(
             strip.vectors, strip.used, strip.point, strip.work, strip.count, bands, tolerance
@@ -379,7 +386,7 @@ cdef void geometric_median_of_strip(
     for x in range(strip.width):
         counts[y, start + x] = <uint8_t>min(strip.number[x], 255)
         for band in range(bands):
-            values[band, y, start + x] = to_count(strip.point[band * STRIP + x]) if strip.number[x] else 0
+            values[band, y, start + x] = to_count(strip.point[band * LANES + x]) if strip.number[x] else 0
 
 
 cdef void medoid_of_strip(
@@ -393,16 +400,16 @@ cdef void medoid_of_strip(
 ) noexcept nogil:
     cdef Py_ssize_t bands = reflectance.shape[1], band, x
     cdef Strip strip
-    cdef int best[STRIP]
-    cdef float least[STRIP]
+    cdef int best[LANES]
+    cdef float least[LANES]
     cdef int one
     prepare_strip(reflectance, clear, y, start, scratch, &strip)
-    for x in range(STRIP):
+    for x in range(LANES):
         best[x] = -1
     for one in range(strip.count):
         lcu_distance_sum(strip.vectors, strip.used, strip.point, strip.work, strip.count, bands, one)
         for x in range(strip.width):
-            if strip.used[one * STRIP + x] > 0 and (best[x] < 0 or strip.point[x] < least[x]):
+            if strip.used[one * LANES + x] > 0 and (best[x] < 0 or strip.point[x] < least[x]):
                 best[x] = strip.chosen[one]
                 least[x] = strip.point[x]
     for x in range(strip.width):
@@ -413,8 +420,8 @@ cdef void medoid_of_strip(
 
 cdef size_t vector_scratch(Py_ssize_t times, Py_ssize_t bands) noexcept nogil:
     """Bytes for: vectors, used (and one row more), point, work, missing, chosen."""
-    cdef size_t floats = (times * bands + times + 1 + bands + bands + 5) * STRIP
-    return floats * sizeof(float) + times * STRIP * sizeof(uint16_t) + (times + 1) * sizeof(int)
+    cdef size_t floats = (times * bands + times + 1 + bands + bands + 5) * LANES
+    return floats * sizeof(float) + times * LANES * sizeof(uint16_t) + (times + 1) * sizeof(int)
 
 
 def geometric_median(
@@ -427,14 +434,14 @@ def geometric_median(
     int threads,
 ):
     """Geometric median of the clear and whole observations of each pixel."""
-    cdef Py_ssize_t y, strip, strips = (reflectance.shape[3] + STRIP - 1) // STRIP
+    cdef Py_ssize_t y, strip, strips = (reflectance.shape[3] + LANES - 1) // LANES
     cdef float* scratch
     with nogil, parallel(num_threads=threads):
         scratch = <float*>calloc(vector_scratch(reflectance.shape[0], reflectance.shape[1]), 1)
         for y in prange(reflectance.shape[2], schedule="dynamic", chunksize=4):
             for strip in range(strips):
                 geometric_median_of_strip(
-                    reflectance, clear, values, counts, y, strip * STRIP, tolerance, limit, scratch
+                    reflectance, clear, values, counts, y, strip * LANES, tolerance, limit, scratch
                 )
         free(scratch)
 
@@ -447,13 +454,13 @@ def medoid(
     int threads,
 ):
     """Medoid of the clear and whole observations of each pixel."""
-    cdef Py_ssize_t y, strip, strips = (reflectance.shape[3] + STRIP - 1) // STRIP
+    cdef Py_ssize_t y, strip, strips = (reflectance.shape[3] + LANES - 1) // LANES
     cdef float* scratch
     with nogil, parallel(num_threads=threads):
         scratch = <float*>calloc(vector_scratch(reflectance.shape[0], reflectance.shape[1]), 1)
         for y in prange(reflectance.shape[2], schedule="dynamic", chunksize=4):
             for strip in range(strips):
-                medoid_of_strip(reflectance, clear, values, counts, y, strip * STRIP, scratch)
+                medoid_of_strip(reflectance, clear, values, counts, y, strip * LANES, scratch)
         free(scratch)
 
 
