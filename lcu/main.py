@@ -7,14 +7,16 @@ not go on; 2 wrong usage or configuration.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
+import functools
 import io
 import logging
 import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,13 +27,13 @@ from mpi4py import MPI
 
 import lcu
 from lcu import config as configuration
-from lcu import store
+from lcu import lock, store
 from lcu.config import Config, ConfigError
 from lcu.grid import Block
 from lcu.progress import Progress, start_log
 from lcu.ranks import Failure, RankError, abort_on_error, on_root, together
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("lcu.main")  # __name__ is __main__, which the log file does not get
 
 # Errors that are mistakes in the configuration, although they show only when files are opened.
 _USAGE_ERRORS = {"ConfigError", "OldMapError", "LegendError"}
@@ -157,7 +159,13 @@ STAGES = {
 def run(config: Config, comm: MPI.Comm, names: Sequence[str]) -> int:
     """Run stages one after the other; every one of them resumes."""
     started = datetime.now(UTC)
-    _prepare(config, comm, started)
+    _start_log(config, comm, started)
+    with _locked(config, comm):
+        return _run(config, comm, names, started)
+
+
+def _run(config: Config, comm: MPI.Comm, names: Sequence[str], started: datetime) -> int:
+    on_root(comm, "writing config.toml", _write_config, config)
     _header(config, comm)
     timings: dict[str, float] = {}
     for name in names:
@@ -175,15 +183,32 @@ def run(config: Config, comm: MPI.Comm, names: Sequence[str]) -> int:
     return _end(config, comm)
 
 
-def _prepare(config: Config, comm: MPI.Comm, started: datetime) -> None:
-    def make() -> None:
-        (config.directory / "log").mkdir(parents=True, exist_ok=True)
-        store.write_text(config.directory / "config.toml", configuration.to_toml(config))
-
-    on_root(comm, f"making the run directory {config.directory}", make)
+def _start_log(config: Config, comm: MPI.Comm, started: datetime) -> None:
+    folder = config.directory / "log"
+    on_root(comm, f"making {folder}", functools.partial(folder.mkdir, parents=True, exist_ok=True))
     name = comm.bcast(started.strftime("%Y%m%d-%H%M%S"), root=0)
     with together(comm, "opening the log"):
-        start_log(config.directory / "log" / f"{name}.log", comm.rank, comm.size)
+        start_log(folder / f"{name}.log", comm.rank, comm.size)
+
+
+@contextlib.contextmanager
+def _locked(config: Config, comm: MPI.Comm) -> Iterator[None]:
+    """Keep other jobs out of the run directory; the lock ends with rank 0's process at the latest."""
+    held = None
+    with together(comm, "locking the run directory"):
+        if comm.rank == 0:
+            held = lock.take(config.directory)
+            if held:  # no other job writes here, so what is half written is of one that was killed
+                lock.clean(config.directory)
+    try:
+        yield
+    finally:
+        if held:
+            held.close()
+
+
+def _write_config(config: Config) -> None:
+    store.write_text(config.directory / "config.toml", configuration.to_toml(config))
 
 
 def _header(config: Config, comm: MPI.Comm) -> None:
@@ -416,7 +441,8 @@ def main(comm: MPI.Comm, argv: Sequence[str] | None = None) -> int:
         return _dispatch(arguments.command, config, comm)
     except (RankError, ConfigError, store.StoreError, AcquisitionError) as error:
         # Raised on all ranks alike (see `ranks.together`), so all of them return.
-        log.error("%s", error)
+        if log.hasHandlers():
+            log.error("%s", error)
         return _complain(comm, str(error), 2 if _is_usage(error) else 1)
 
 

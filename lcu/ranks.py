@@ -6,16 +6,20 @@ Nothing here names COMM_WORLD: the communicator is an argument everywhere but in
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import mpi4py.run
 from mpi4py import MPI
 
 Unit = TypeVar("Unit")
+
+log = logging.getLogger(__name__)
 
 
 class RankError(RuntimeError):
@@ -50,17 +54,25 @@ def abort_on_error(comm: MPI.Comm) -> Iterator[None]:
     """
     try:
         yield
-    except BaseException as error:
-        code = error.code if isinstance(error, SystemExit) else 1
-        if code not in (0, None):
-            if not isinstance(error, SystemExit):
-                print(
-                    f"lcu: rank {comm.rank} of {comm.size} on {socket.gethostname()} failed",
-                    file=sys.stderr,
-                    flush=True,
-                )
-            mpi4py.run.set_abort_status(error)
+    except SystemExit as leaving:
+        if leaving.code not in (0, None):
+            mpi4py.run.set_abort_status(leaving)
         raise
+    except BaseException as error:  # noqa: BLE001  (it is printed, and nothing runs after it)
+        # At once, not when the interpreter ends: before that it would close the HDF5 files that the
+        # exception still holds, and closing a parallel file waits for the other ranks.
+        traceback.print_exc()
+        text = f"rank {comm.rank} of {comm.size} on {socket.gethostname()} failed"
+        end_job(comm, text, 130 if isinstance(error, KeyboardInterrupt) else 1)
+
+
+def end_job(comm: MPI.Comm, text: str, code: int = 1) -> NoReturn:
+    """Say why and end all ranks of the job, from any one of them, whatever the others wait for."""
+    if log.hasHandlers():
+        log.error("%s", text)
+    print(f"lcu: {text}", file=sys.stderr, flush=True)
+    comm.Abort(code)
+    raise SystemExit(code)  # not reached
 
 
 @contextlib.contextmanager

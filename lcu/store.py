@@ -8,9 +8,12 @@ made from; a stage that finds the right fingerprint leaves the shard alone. That
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +24,9 @@ import numpy as np
 from mpi4py import MPI
 
 import lcu
+from lcu.disk import DiskError, check_room, check_written, sync, writing
 from lcu.grid import Block, Grid, Tile, split
+from lcu.ranks import end_job
 
 # Side of an HDF5 chunk, in pixels. It also fixes what is predicted together: shards and blocks are
 # multiples of it, so that nothing depends on how a tile was cut.
@@ -29,6 +34,9 @@ CELL = 64
 
 # Ranks that write one shard together. More would wait for each other; fewer would each hold more.
 RANKS_PER_SHARD = 16
+
+# Seconds after which a single write is taken to hang, as HDF5 does where metadata finds no room.
+LONGEST_WRITE = 1200
 
 
 class StoreError(RuntimeError):
@@ -44,13 +52,10 @@ class Dataset:
     dtype: str
     unit: str
     nodata: int | None
-    compression: str = "gzip"
 
 
-# Composites are most of what is written: LZF is five times as fast as gzip and a fifth larger
-# (docs/formats.md has the table).
 REFLECTANCE = Dataset(
-    "reflectance", ("time", "band", "y", "x"), "uint16", "surface reflectance x 10000", 0, "lzf"
+    "reflectance", ("time", "band", "y", "x"), "uint16", "surface reflectance x 10000", 0
 )
 CLEAR_COUNT = Dataset("clear_count", ("time", "y", "x"), "uint8", "clear observations", None)
 DAY = Dataset("day", ("time",), "int32", "days since 2015-01-01", None)
@@ -153,24 +158,62 @@ class Piece:
     times: tuple[int, ...] | None = None
 
 
+@dataclass(frozen=True)
+class Writing:
+    """A file that the ranks of `comm` are writing together."""
+
+    file: h5py.File
+    path: Path
+    comm: MPI.Comm
+
+
+@contextlib.contextmanager
+def _or_end(path: Path, comm: MPI.Comm) -> Iterator[None]:
+    """End the job when a rank cannot go on with a file that all write together.
+
+    The others wait in the next collective call by then. To raise would be to wait as well: HDF5
+    closes the file while the exception travels, and closing is collective.
+    """
+    faulthandler.dump_traceback_later(LONGEST_WRITE, exit=True)
+    try:
+        with writing(path):
+            yield
+    except Exception as error:  # noqa: BLE001  (whatever it is, the ranks are out of step)
+        text = str(error) if isinstance(error, DiskError) else f"{path} cannot be written: {error!r}"
+        end_job(comm, f"{text} (seen on {socket.gethostname()})")
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
 def create(
     path: Path, comm: MPI.Comm, layout: dict[Dataset, tuple[tuple[int, ...], tuple[int, ...] | None]],
     attributes: dict[str, Any],
-) -> h5py.File:  # fmt: skip
+) -> Writing:  # fmt: skip
     """Create an HDF5 file on every rank of `comm` under its temporary name.
 
     `layout` gives the shape and chunk shape of each dataset (None: not chunked, not compressed).
     """
-    if comm.rank == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary(path).unlink(missing_ok=True)
-    comm.Barrier()
+    with _or_end(path, comm):
+        if comm.rank == 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary(path).unlink(missing_ok=True)
+            check_room(path.parent)
+        comm.Barrier()
+        return Writing(_create(path, comm, layout, attributes), path, comm)
+
+
+def _create(
+    path: Path, comm: MPI.Comm, layout: dict[Dataset, tuple[tuple[int, ...], tuple[int, ...] | None]],
+    attributes: dict[str, Any],
+) -> h5py.File:  # fmt: skip
     file = h5py.File(temporary(path), "w", driver="mpio", comm=comm, libver=("v108", "v110"))
     for dataset, (shape, chunks) in layout.items():
         options: dict[str, Any] = {}
         if chunks is not None and all(shape):
             options["chunks"] = tuple(map(min, chunks, shape))
-            options |= {"compression": dataset.compression, "shuffle": True}
+            # Not LZF, which is five times as fast: it gives up on a chunk that does not shrink, and
+            # parallel HDF5 1.10 then notes the chunk as compressed: nobody can read it again.
+            options |= {"compression": "gzip", "compression_opts": 1, "shuffle": True}
         made = file.create_dataset(
             dataset.name, shape, dataset.dtype, fillvalue=dataset.nodata or 0, **options
         )
@@ -184,13 +227,17 @@ def create(
     return file
 
 
-def write_round(file: h5py.File, dataset: Dataset, piece: Piece | None) -> None:
+def write_round(into: Writing, dataset: Dataset, piece: Piece | None) -> None:
     """Write one piece a rank, all ranks of the file at once; a rank without one selects nothing.
 
     The low-level call is needed: h5py's collective mode hangs when a rank's selection is empty
     (h5py #965), and compressed datasets can be written collectively only.
     """
-    target = file[dataset.name]
+    with _or_end(into.path, into.comm):
+        _write_round(into.file[dataset.name], dataset, piece)
+
+
+def _write_round(target: h5py.Dataset, dataset: Dataset, piece: Piece | None) -> None:
     space = target.id.get_space()
     values = np.zeros(0, dataset.dtype)
     if piece is None:
@@ -217,17 +264,22 @@ def _select(space: h5py.h5s.SpaceID, piece: Piece, shape: tuple[int, ...]) -> No
         space.select_hyperslab(corner, (1, *shape[1:]), op=h5py.h5s.SELECT_OR)
 
 
-def finish(file: h5py.File, path: Path, comm: MPI.Comm, mark: str) -> None:
+def finish(into: Writing, path: Path, comm: MPI.Comm, mark: str) -> None:
     """Write the fingerprint, bring the file to the disk and give it its name."""
-    file.attrs["fingerprint"] = mark
-    file.flush()
-    file.close()
-    comm.Barrier()
-    if comm.rank == 0:
-        sync(temporary(path))
-        os.replace(temporary(path), path)
-        sync(path.parent)
-    comm.Barrier()
+    with _or_end(path, comm):
+        if comm.rank == 0:
+            check_room(path.parent)
+        comm.Barrier()
+        into.file.attrs["fingerprint"] = mark
+        into.file.flush()
+        into.file.close()
+        sync(temporary(path))  # by every rank, for each may be on another host
+        comm.Barrier()
+        if comm.rank == 0:
+            check_written(temporary(path))
+            os.replace(temporary(path), path)
+            sync(path.parent)
+        comm.Barrier()
 
 
 def temporary(path: Path) -> Path:
@@ -235,21 +287,13 @@ def temporary(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
-def sync(path: Path) -> None:
-    """Bring a file or folder to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a small file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary(path).write_text(text, encoding="utf-8")
-    sync(temporary(path))
-    os.replace(temporary(path), path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary(path).write_text(text, encoding="utf-8")
+        sync(temporary(path))
+        os.replace(temporary(path), path)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -396,13 +440,16 @@ def write_virtual(
         for shard in shards("composites", tile, year, size):
             _map_shard(layouts, shard, directory, span, bands)
         start += times[year]
-    with h5py.File(temporary(path), "w", libver=("v110", "v110")) as file:
-        for dataset, layout in layouts.items():
-            made = file.create_virtual_dataset(dataset.name, layout, fillvalue=dataset.nodata or 0)
-            made.attrs["axes"], made.attrs["unit"] = ", ".join(dataset.axes), dataset.unit
-        file.attrs.update({"crs": grid.crs, "transform": grid.transform, "fingerprint": mark})
-    sync(temporary(path))
-    os.replace(temporary(path), path)
+    with writing(path):
+        with h5py.File(temporary(path), "w", libver=("v110", "v110")) as file:
+            for dataset, layout in layouts.items():
+                made = file.create_virtual_dataset(
+                    dataset.name, layout, fillvalue=dataset.nodata or 0
+                )
+                made.attrs["axes"], made.attrs["unit"] = ", ".join(dataset.axes), dataset.unit
+            file.attrs.update({"crs": grid.crs, "transform": grid.transform, "fingerprint": mark})
+        sync(temporary(path))
+        os.replace(temporary(path), path)
     return path
 
 

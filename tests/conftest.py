@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -55,3 +56,74 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"the real data are not at {SHARED}")
     return SHARED
+
+
+# --- a small synthetic landscape, and the chain run on it -----------------------------------------
+
+LIMIT = 400
+
+CONFIG = """
+[run]
+directory = "run"
+[archive]
+kind = "safe"
+path = "products"
+years = [2018, 2019]
+[composite]
+bands = ["B02", "B03", "B04", "B05", "B08", "B09", "B11"]
+block = 320
+shard = 320
+[simulate]
+size = 320
+tiles = ["32TPS", "32TQS"]
+overlap = 64
+mapping_unit = 3
+[sample]
+old_map = "old_map.tif"
+old_map_year = 2016
+per_class = 150
+[train]
+c = [10]
+gamma = [0.1, 0.3]
+[assess]
+reference = "truth/{tile}_{year}_class.tif"
+reference_nomenclature = "value"
+"""
+
+
+def lcu(mpirun: Mpirun, ranks: int, command: str, folder: Path, *sets: str, code: int = 0) -> str:
+    """Run a command of lcu on the configuration in `folder`, expect an exit code, return the output."""
+    done = mpirun(
+        ranks, "-m", "lcu.main", command, folder / "run.toml", *(word for text in sets for word in ("--set", text)),
+        limit=LIMIT,
+    )  # fmt: skip
+    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def landscape(tmp_path_factory: pytest.TempPathFactory, mpirun: Mpirun) -> Path:
+    """Return a folder with a configuration and a simulated archive, old map and truth."""
+    folder = tmp_path_factory.mktemp("landscape")
+    (folder / "run.toml").write_text(CONFIG)
+    lcu(mpirun, 2, "simulate", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mapped(landscape: Path, mpirun: Mpirun) -> tuple[Path, str]:
+    """Return the folder with the whole chain run on 2 ranks, and what it printed."""
+    return landscape, lcu(mpirun, 2, "run", landscape)
+
+
+@pytest.fixture
+def copied(landscape: Path, tmp_path: Path) -> Path:
+    """Return a copy of the landscape, without the runs, that a test may damage.
+
+    Its configuration has no [simulate] table: what is taken away would be simulated again.
+    """
+    folder = tmp_path / "copy"
+    shutil.copytree(landscape, folder, ignore=shutil.ignore_patterns("run", "run-*"))
+    simulated = CONFIG[CONFIG.index("[simulate]") : CONFIG.index("[sample]")]
+    (folder / "run.toml").write_text(CONFIG.replace(simulated, ""))
+    return folder

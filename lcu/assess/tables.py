@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lcu.config import Config
+from lcu.disk import sync, writing
 from lcu.legend import Legend
 
 UNMAPPED = "unmapped"
@@ -21,14 +22,13 @@ CLASS_FIGURES = (("users", "users"), ("producers", "producers"), ("F1", "f1"))
 
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file under a temporary name and rename it: it is there as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     data = content.encode("utf-8") if isinstance(content, str) else content
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        sync(temporary)
+        os.replace(temporary, path)
 
 
 def write(folder: Path, year: int, result: dict[str, Any], legend: Legend) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from osgeo import gdal, gdal_array, osr
 
+from lcu.disk import check_dense, sync, writing
 from lcu.grid import Block, Grid
 from lcu.legend import NODATA, OUTSIDE, Legend
 
@@ -100,13 +101,16 @@ def write_product(
     shutil.rmtree(workshop, ignore_errors=True)
     workshop.mkdir(parents=True)
     try:
-        plain = _write_plain(workshop / "plain.tif", layer, grid, read, legend, tags)
-        _write_optimised(workshop / "whole.tif", plain, LAYERS[layer])
-        # The companion first: a product that is there is there with its names.
-        for suffix in (".aux.xml", ""):
-            made = workshop / f"whole.tif{suffix}"
-            if made.exists():
-                os.replace(made, path.with_name(path.name + suffix))
+        with writing(path):
+            plain = _write_plain(workshop / "plain.tif", layer, grid, read, legend, tags)
+            _write_optimised(workshop / "whole.tif", plain, LAYERS[layer])
+            check_dense(workshop / "whole.tif")
+            # The companion first: a product that is there is there with its names.
+            for suffix in (".aux.xml", ""):
+                made = workshop / f"whole.tif{suffix}"
+                if made.exists():
+                    sync(made)
+                    os.replace(made, path.with_name(path.name + suffix))
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from lcu import store
+from lcu.disk import sync, writing
 from lcu.train import svm
 
 
@@ -79,9 +80,10 @@ def save(model: Model, directory: Path) -> None:
     buffer = io.BytesIO()
     torch.save(model.tensors, buffer)
     path = folder / "model.pt"
-    store.temporary(path).write_bytes(buffer.getvalue())
-    store.sync(store.temporary(path))
-    os.replace(store.temporary(path), path)
+    with writing(path):
+        store.temporary(path).write_bytes(buffer.getvalue())
+        sync(store.temporary(path))
+        os.replace(store.temporary(path), path)
     store.write_json(folder / "model.json", model.about | {"tensors": store.file_fingerprint(path)})
 
 
