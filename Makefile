@@ -2,6 +2,7 @@
 #
 #   make demo    simulate a landscape, map it with two ranks, write the report
 #   make test    all tests: serial, on 1 to 4 ranks, kernels with bounds checks
+#   make perf    measure the kernels against others, with a picture and a table
 #   make lint    ruff
 #   make env     only the environment and the kernels
 #   make clean   remove what was built (not .venv)
@@ -9,7 +10,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-serial test-mpi test-kernels lint clean
+.PHONY: help env demo test test-serial test-mpi test-kernels perf lint clean
 
 RANKS ?= 2
 python := $(CURDIR)/.venv/bin/python
@@ -57,6 +58,12 @@ test-kernels: env
 	$(enter); cd build/debug; \
 	LCU_DEBUG_KERNELS=1 $(python) setup.py -q build_ext --inplace >build.log 2>&1 || { tail -n 30 build.log; exit 1; }; \
 	timeout -k 5 900 $(python) -m pytest -q -k kernel tests || [ $$? -eq 5 ]
+
+# CASE is tiny, small or medium.
+CASE ?= small
+perf: env
+	@PYTHON=$(python) perf/competitors.sh; perf/native.sh; $(enter); \
+	$(python) perf/kernels.py --case $(CASE); $(python) perf/record.py
 
 lint: env
 	@.venv/bin/ruff check .
