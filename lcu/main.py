@@ -469,4 +469,9 @@ def _dispatch(command: str, config: Config, comm: MPI.Comm) -> int:
 
 if __name__ == "__main__":
     with abort_on_error(MPI.COMM_WORLD):
-        sys.exit(main(MPI.COMM_WORLD))
+        code = main(MPI.COMM_WORLD)
+        # mpirun ends the job when the first rank leaves with an error: not before rank 0 has spoken.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        MPI.COMM_WORLD.Barrier()
+        sys.exit(code)
