@@ -604,3 +604,70 @@ def buffer_mask(const uint8_t[:, ::1] mask, uint8_t[:, ::1] grown, double radius
                 distance = source - y
                 reach = <Py_ssize_t>floor(sqrt(radius * radius - distance * distance) + 1e-9)
                 spread_row(mask, grown, source, y, reach)
+
+
+# --- the clearest acquisitions ------------------------------------------------------------------
+
+
+def keep(
+    const uint16_t[:, :, ::1] reflectance,  # IN     [band, y, x], 0 = nodata
+    const uint8_t[:, ::1] clear,            # IN     [y, x], 0 = not clear
+    int32_t day,
+    uint16_t[:, :, :, ::1] values,          # INOUT  [slot, band, y, x]
+    int32_t[:, :, ::1] days,                # INOUT  [slot, y, x]
+    int32_t[:, ::1] taken,                  # INOUT  [y, x], slots in use
+):
+    """Put an observation into the next slot of every pixel that has one, where it is clear and whole."""
+    cdef Py_ssize_t y, x, band, slot, bands = reflectance.shape[0]
+    cdef bint whole
+    with nogil:
+        for y in range(clear.shape[0]):
+            for x in range(clear.shape[1]):
+                slot = taken[y, x]
+                whole = clear[y, x] != 0 and slot < values.shape[0]
+                for band in range(bands):
+                    whole = whole and reflectance[band, y, x] > 0
+                if not whole:
+                    continue
+                for band in range(bands):
+                    values[slot, band, y, x] = reflectance[band, y, x]
+                days[slot, y, x] = day
+                taken[y, x] += 1
+
+
+cdef void swap_slots(
+    uint16_t[:, :, :, ::1] values,  # INOUT  [slot, band, y, x]
+    int32_t[:, :, ::1] days,        # INOUT  [slot, y, x]
+    Py_ssize_t one,
+    Py_ssize_t other,
+    Py_ssize_t y,
+    Py_ssize_t x,
+) noexcept nogil:
+    cdef Py_ssize_t band
+    cdef uint16_t value
+    cdef int32_t day = days[one, y, x]
+    days[one, y, x] = days[other, y, x]
+    days[other, y, x] = day
+    for band in range(values.shape[1]):
+        value = values[one, band, y, x]
+        values[one, band, y, x] = values[other, band, y, x]
+        values[other, band, y, x] = value
+
+
+def order_by_day(
+    uint16_t[:, :, :, ::1] values,   # INOUT  [slot, band, y, x]
+    int32_t[:, :, ::1] days,         # INOUT  [slot, y, x]
+    const int32_t[:, ::1] taken,     # IN     [y, x], slots in use
+):
+    """Bring the slots of every pixel into the order of their days, by selection: few swaps."""
+    cdef Py_ssize_t y, x, slot, later, first
+    with nogil:
+        for y in range(taken.shape[0]):
+            for x in range(taken.shape[1]):
+                for slot in range(taken[y, x]):
+                    first = slot
+                    for later in range(slot + 1, taken[y, x]):
+                        if days[later, y, x] < days[first, y, x]:
+                            first = later
+                    if first != slot:
+                        swap_slots(values, days, slot, first, y, x)

@@ -129,7 +129,12 @@ class Composite:
     method: str = key(
         "How the clear observations of a period become one value.",
         "median",
-        allowed=("median", "geometric-median", "medoid", "max-ndvi"),
+        allowed=("median", "geometric-median", "medoid", "max-ndvi", "acquisitions"),
+    )
+    count: int = key(
+        "Acquisitions that every pixel keeps of a year, with their days (method acquisitions only).",
+        20,
+        check=_between(1, 255),
     )
     bands: tuple[str, ...] = key("Bands, in the order on disk.", BANDS, check=_bands)
     mask: str = key("Which mask tells clear from not clear.", "scl", allowed=("none", "scl"))
@@ -137,11 +142,20 @@ class Composite:
         "SCL classes that are not clear (0 no data, 1 defective, 3 shadow, 8 9 cloud, 10 cirrus).",
         (0, 1, 3, 8, 9, 10),
     )
-    buffer: float = key(
-        "How far clouds and shadows are grown, in metres.", 60.0, check=_at_least(0)
+    cloud_buffer: float = key(
+        "How far clouds and cirrus are grown, in metres.", 60.0, check=_at_least(0)
     )
-    block: int = key("Side of a block, in pixels.", 1024, check=_at_least(64))
-    shard: int = key("Side of a shard, in pixels: a multiple of 64.", 2048, check=_at_least(64))
+    shadow_buffer: float = key("How far shadows are grown, in metres.", 60.0, check=_at_least(0))
+    block: int = key(
+        "Side of a block, in pixels; halved where run.memory_per_rank does not hold it.",
+        1024,
+        check=_at_least(64),
+    )
+    shard: int = key(
+        "Side of a shard, in pixels: a multiple of 64. The default holds a whole tile.",
+        11264,
+        check=_at_least(64),
+    )
 
 
 @dataclass(frozen=True)
@@ -194,6 +208,7 @@ class Classify:
     """From a model to maps."""
 
     strategy: str = key("How the years are mapped.", "yearly", allowed=("yearly",))
+    shard: int = key("Side of a shard, in pixels: a multiple of 64.", 2048, check=_at_least(64))
 
 
 @dataclass(frozen=True)
@@ -459,14 +474,12 @@ def _impossible(config: Config) -> list[str]:
     strange = sorted(set(config.sample.years) - set(config.archive.years))
     if strange:
         mistakes.append(f"sample.years: {strange} are not among archive.years")
-    if config.composite.shard % 64:
+    for name, shard in (("composite", config.composite.shard), ("classify", config.classify.shard)):
+        if shard % 64:
+            mistakes.append(f"{name}.shard: must be a multiple of 64, found {shard}")
+    if config.composite.block % 64:
         mistakes.append(
-            f"composite.shard: must be a multiple of 64, found {config.composite.shard}"
-        )
-    if config.composite.block % 64 or config.composite.shard % config.composite.block:
-        mistakes.append(
-            f"composite.block: must be a multiple of 64 that divides composite.shard "
-            f"({config.composite.shard}), found {config.composite.block}"
+            f"composite.block: must be a multiple of 64, found {config.composite.block}"
         )
     if config.composite.method == "max-ndvi" and not {"B04", "B08"} <= set(config.composite.bands):
         mistakes.append("composite.method: max-ndvi needs the bands B04 and B08 in composite.bands")

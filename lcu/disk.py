@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
+import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 # What is written to see whether there is room, in bytes: more than a failed write leaves of a full
 # disk, and more than the metadata of a shard.
@@ -142,3 +146,70 @@ def stored(dataset: h5py.Dataset) -> Iterator[tuple[int, int]]:
     for index in range(dataset.id.get_num_chunks()):
         chunk = dataset.id.get_chunk_info(index)
         yield chunk.byte_offset, chunk.size
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an array lies in a scratch file."""
+
+    start: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class Scratch:
+    """Arrays of one process that wait on disk for their use, so that memory does not grow with them.
+
+    The file has no name: however the process ends, nothing is left of it. It lies in the folder of
+    the output, which must have room for more than a compute node's own disk may have.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open a scratch file in `folder`, which is made where it is missing."""
+        self._folder = folder
+        with writing(folder / "scratch"):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.TemporaryFile(dir=folder, suffix=".part", buffering=0)  # noqa: SIM115
+        self._end = 0
+        self._free: dict[int, list[int]] = {}
+
+    def put(self, values: np.ndarray) -> Place:
+        """Write an array; DiskError where there is no room for it."""
+        values = np.ascontiguousarray(values)
+        empty = self._free.get(values.nbytes)
+        if empty:
+            start = empty.pop()
+        else:
+            start, self._end = self._end, self._end + values.nbytes
+        left = memoryview(values).cast("B") if values.size else memoryview(b"")
+        at = start
+        with writing(self._folder / "scratch"):
+            while left:
+                written = os.pwrite(self._file.fileno(), left[: 1 << 30], at)
+                left, at = left[written:], at + written
+        return Place(start, values.shape, values.dtype)
+
+    def get(self, place: Place, first: int = 0, shape: tuple[int, ...] | None = None) -> np.ndarray:
+        """Read an array, or a contiguous part of it: `shape` from its element number `first` on."""
+        values = np.empty(place.shape if shape is None else shape, place.dtype)
+        left = memoryview(values).cast("B") if values.size else memoryview(b"")
+        at = place.start + first * place.dtype.itemsize
+        while left:
+            read = os.preadv(self._file.fileno(), [left[: 1 << 30]], at)
+            if not read:
+                raise DiskError(f"{self._folder}: the scratch file ends at byte {at}")
+            left, at = left[read:], at + read
+        return values
+
+    def free(self, place: Place) -> None:
+        """Let the room of an array be used again."""
+        self._free.setdefault(place.size, []).append(place.start)
+
+    def close(self) -> None:
+        """Give the room back to the disk."""
+        self._file.close()

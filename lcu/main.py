@@ -285,17 +285,17 @@ def plan(config: Config, comm: MPI.Comm) -> int:
             f"no acquisition of {list(config.archive.years)} in {', '.join(config.archive.path)}",
         )
         return 1
-    _say(
-        comm,
-        f"{'tile':<12}{'grid':>16}{'acquisitions':>14}{'shards':>8}{'left':>6}{'memory/rank':>13}{'disk':>11}",
-    )
+    _say(comm, f"{'tile':<12}{'grid':>16}{'acquisitions':>14}{'shards':>8}{'left':>6}{'block':>7}"
+               f"{'decoded':>10}{'memory/rank':>13}{'disk':>12}")  # fmt: skip
     for row in rows:
+        decoded = "-" if row["decoded"] is None else f"{row['decoded']:.2f} x"
         _say(comm, f"{row['tile']:<12}{row['grid']:>16}{row['acquisitions']:>14}{row['shards']:>8}{row['left']:>6}"
-                   f"{row['memory'] / 2**30:>9.2f} GiB{row['disk'] / 2**30:>7.2f} GiB")  # fmt: skip
+                   f"{row['block']:>7}{decoded:>10}{row['memory'] / 2**30:>9.2f} GiB"
+                   f"{row['disk'] / 2**30:>8.2f} GiB")  # fmt: skip
     most = max(row["memory"] for row in rows)
     _say(comm, f"peak memory per rank {most / 2**30:.2f} GiB of {config.run.memory_per_rank:g} GiB "
-               "(run.memory_per_rank); bytes on disk before compression")  # fmt: skip
-    stage.check_memory(config, most)
+               "(run.memory_per_rank); decoded: pixels over those of the files; disk: before compression, and "
+               "as much again while shards are in the making")  # fmt: skip
     return 0
 
 

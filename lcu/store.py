@@ -26,14 +26,17 @@ from mpi4py import MPI
 import lcu
 from lcu.disk import DiskError, check_room, check_written, sync, writing
 from lcu.grid import Block, Grid, Tile, split
-from lcu.ranks import end_job
+from lcu.ranks import end_job, share
 
 # Side of an HDF5 chunk, in pixels. It also fixes what is predicted together: shards and blocks are
 # multiples of it, so that nothing depends on how a tile was cut.
 CELL = 64
 
-# Ranks that write one shard together. More would wait for each other; fewer would each hold more.
-RANKS_PER_SHARD = 16
+# Ranks that write one shard together, at most. More would wait for each other.
+RANKS_PER_SHARD = 64
+
+# Share of the ranks' time that may be lost so that more shards are made at once, by fewer ranks each.
+IDLE = 0.05
 
 # Seconds after which a single write is taken to hang, as HDF5 does where metadata finds no room.
 LONGEST_WRITE = 1200
@@ -59,6 +62,7 @@ REFLECTANCE = Dataset(
 )
 CLEAR_COUNT = Dataset("clear_count", ("time", "y", "x"), "uint8", "clear observations", None)
 DAY = Dataset("day", ("time",), "int32", "days since 2015-01-01", None)
+DAY_OF_PIXEL = Dataset("day", ("time", "y", "x"), "int32", "days since 2015-01-01; 0 = none", 0)
 PROBABILITY = Dataset(
     "probability", ("class", "y", "x"), "uint8",
     "probability x 250; 255 = no clear observation in the year, 254 = none in any year", 255,
@@ -126,8 +130,11 @@ def is_whole(path: Path, expected: str) -> bool:
 # --- groups of ranks ------------------------------------------------------------------------------
 
 
-def groups(comm: MPI.Comm, units: int) -> tuple[MPI.Comm, int, int]:
-    """Split the ranks into groups over `units` shards.
+def groups(comm: MPI.Comm, costs: Sequence[float]) -> tuple[MPI.Comm, int, int]:
+    """Split the ranks into groups that make shards of the given costs.
+
+    As many groups as there may be without letting ranks idle: fewer ranks share a shard then, and
+    share less between them.
 
     Returns
     -------
@@ -136,10 +143,25 @@ def groups(comm: MPI.Comm, units: int) -> tuple[MPI.Comm, int, int]:
     index, count : int
         Which group this is, of how many.
     """
-    wanted = -(-comm.size // RANKS_PER_SHARD)
-    count = max(1, min(units, wanted))
+    least = -(-comm.size // RANKS_PER_SHARD)
+    most = max(least, min(comm.size, len(costs)))
+    busy = {count: _busy(costs, comm.size, count) for count in range(least, most + 1)}
+    enough = min(max(busy.values()), 1 - IDLE)
+    count = max(candidate for candidate, share in busy.items() if share >= enough)
     index = comm.rank * count // comm.size
     return comm.Split(color=index, key=comm.rank), index, count
+
+
+def _busy(costs: Sequence[float], ranks: int, count: int) -> float:
+    """Return the share of the ranks' time that is used when `count` groups make the shards."""
+    sizes = [0] * count
+    for rank in range(ranks):
+        sizes[rank * count // ranks] += 1
+    load = [0.0] * count
+    for cost, group in zip(costs, share(costs, count), strict=True):
+        load[group] += cost
+    longest = max(done / size for done, size in zip(load, sizes, strict=True))
+    return sum(costs) / ranks / longest if longest else 1.0
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -179,7 +201,9 @@ def _or_end(path: Path, comm: MPI.Comm) -> Iterator[None]:
         with writing(path):
             yield
     except Exception as error:  # noqa: BLE001  (whatever it is, the ranks are out of step)
-        text = str(error) if isinstance(error, DiskError) else f"{path} cannot be written: {error!r}"
+        text = (
+            str(error) if isinstance(error, DiskError) else f"{path} cannot be written: {error!r}"
+        )
         end_job(comm, f"{text} (seen on {socket.gethostname()})")
     finally:
         faulthandler.cancel_dump_traceback_later()
@@ -417,6 +441,7 @@ def write_virtual(
     bands: int,
     size: int,
     mark: str,
+    days: Dataset = DAY,
 ) -> Path:
     """Write ``composites/TILE.h5``, which shows the shards of all years as one, for people.
 
@@ -429,7 +454,7 @@ def write_virtual(
     shapes = {
         REFLECTANCE: (total, bands, grid.height, grid.width),
         CLEAR_COUNT: (total, grid.height, grid.width),
-        DAY: (total,),
+        days: (total,) if days is DAY else (total, grid.height, grid.width),
     }
     layouts = {
         dataset: h5py.VirtualLayout(shape, dataset.dtype) for dataset, shape in shapes.items()
@@ -466,8 +491,10 @@ def _map_shard(
         REFLECTANCE: (count, bands, block.height, block.width),
         CLEAR_COUNT: (count, block.height, block.width),
     }
+    if DAY_OF_PIXEL in layouts:
+        shapes[DAY_OF_PIXEL] = (count, block.height, block.width)
     for dataset, shape in shapes.items():
         source = h5py.VirtualSource(name, dataset.name, shape, dataset.dtype)
         layouts[dataset][(span, ..., *block.slices)] = source
-    if block.row == 0 and block.col == 0:
+    if DAY in layouts and block.row == 0 and block.col == 0:
         layouts[DAY][span] = h5py.VirtualSource(name, DAY.name, (count,), DAY.dtype)

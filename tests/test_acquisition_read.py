@@ -200,15 +200,15 @@ def test_reading_does_not_depend_on_the_blocks(product):
 
 
 def test_more_bands_than_datasets_stay_open(tmp_path, product, monkeypatch):
-    monkeypatch.setattr("lcu.acquisition.read.OPEN_DATASETS", 2)
+    monkeypatch.setattr("lcu.acquisition.rasters.OPEN_DATASETS", 2)
     entry = acquisition(product)
     grid = entry.bands["B02"].grid
     for _ in range(2):
         for band in sorted(entry.bands):
             read_band(entry, band, Block(0, 0, 8, 8), grid)
-    from lcu.acquisition import read
+    from lcu.acquisition import rasters
 
-    assert len(read._open) == 2
+    assert len(rasters._open) == 2
 
 
 @settings(derandomize=True, deadline=None, database=None)

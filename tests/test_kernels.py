@@ -158,7 +158,7 @@ def test_clear_mask_grows_clouds_but_not_the_swath_edge() -> None:
     scl = np.full((7, 7), 4, np.uint8)
     scl[:, 0] = 0
     scl[3, 5] = 9
-    clear = composite.scl_clear(scl, (0, 1, 3, 8, 9, 10), 1)
+    clear = composite.scl_clear(scl, (0, 1, 3, 8, 9, 10), clouds=1, shadows=0)
     assert not clear[:, 0].any() and clear[:, 1].all()
     assert (~clear[:, 1:]).sum() == 5
 

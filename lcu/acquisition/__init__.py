@@ -1,22 +1,31 @@
 """Archives: SAFE products and STAC items become `Acquisition`; blocks of their bands are read.
 
 The reading order: `model` says what an acquisition is, `safe` and `stac` read the metadata of the
-two kinds of archive, `alignment` compares grids, `archive` finds what a run needs, `read` reads
-pixels.
+two kinds of archive, `alignment` compares grids, `archive` finds what a run needs, `rasters` opens and
+checks rasters, `tiles` decodes them, `read` reads blocks.
 """
 
 from lcu.acquisition.archive import find
 from lcu.acquisition.model import Acquisition, AcquisitionError, Band, harmonise
-from lcu.acquisition.read import CACHE_BYTES, close_all, read_band, read_mask
+from lcu.acquisition.rasters import CACHE_BYTES, close_all
+from lcu.acquisition.read import native_pixels, read_band, read_mask, read_mask_around
+from lcu.acquisition.tiles import TILE_MEMORY, Tiles, Tiling, Window, tiling_of
 
 __all__ = [
     "CACHE_BYTES",
+    "TILE_MEMORY",
     "Acquisition",
     "AcquisitionError",
     "Band",
+    "Tiles",
+    "Tiling",
+    "Window",
     "close_all",
     "find",
     "harmonise",
+    "native_pixels",
     "read_band",
     "read_mask",
+    "read_mask_around",
+    "tiling_of",
 ]

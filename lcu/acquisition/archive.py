@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from mpi4py import MPI
 
-from lcu.acquisition import alignment, read, safe, stac
+from lcu.acquisition import alignment, rasters, safe, stac
 from lcu.acquisition.model import MASK, Acquisition, AcquisitionError, Band, Found
 from lcu.config import Config
 from lcu.grid import Period, Tile
@@ -231,10 +231,10 @@ def _sized(entry: Acquisition, band: Band) -> Band:
             f"{entry.id}: {band.name} lies at {band.path}, not here; retrieve it first"
         )
     try:
-        read.check_whole(band.path)
+        rasters.check_whole(band.path)
     except AcquisitionError as error:
         raise AcquisitionError(f"{entry.id}: {band.name}: {error}") from None
-    return replace(band, size=read.size_of(band.path) or 0)
+    return replace(band, size=rasters.size_of(band.path) or 0)
 
 
 def _newest(found: list[Found], config: Config, say: Callable[..., None]) -> list[Acquisition]:

@@ -147,16 +147,23 @@ def harmonise(numbers: np.ndarray, scale: float, offset: float, nodata: int) -> 
         Reflectance x 10000, clipped to 1..65535 so that a dark pixel stays an observation;
         0 = nodata.
     """
-    shift = offset * 10000
-    if math.isclose(scale, DEFAULT_SCALE, rel_tol=1e-9) and abs(shift - round(shift)) < 1e-6:
-        if numbers.dtype.kind in "iu":  # exact: whole numbers stay whole
-            values = np.clip(numbers.astype(np.int32) + round(shift), 1, 65535).astype(np.uint16)
-            values[numbers == nodata] = 0
-            return values
+    shift = whole_shift(scale, offset)
+    if shift is not None and numbers.dtype.kind in "iu":  # exact: whole numbers stay whole
+        values = np.clip(numbers.astype(np.int32) + shift, 1, 65535).astype(np.uint16)
+        values[numbers == nodata] = 0
+        return values
     with np.errstate(invalid="ignore"):
         reflectance = np.floor(10000.0 * (numbers.astype(np.float64) * scale + offset) + 0.5)
         valid = np.isfinite(reflectance) & (numbers != nodata)
     return np.where(valid, np.clip(np.where(valid, reflectance, 0), 1, 65535), 0).astype(np.uint16)
+
+
+def whole_shift(scale: float, offset: float) -> int | None:
+    """Return what makes digital numbers reflectance x 10000 by adding; None where they must be scaled."""
+    shift = offset * 10000
+    if math.isclose(scale, DEFAULT_SCALE, rel_tol=1e-9) and abs(shift - round(shift)) < 1e-6:
+        return round(shift)
+    return None
 
 
 def offset_of_baseline(baseline: str) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from lcu.acquisition import read, safe
+from lcu.acquisition import rasters, safe
 from lcu.acquisition.model import (
     DEFAULT_SCALE,
     MASK,
@@ -170,7 +170,7 @@ def _band(
     name: str, asset: dict[str, Any], item: dict[str, Any], source: str, offset: int | None
 ) -> Band:
     path = _path(asset, source)
-    grid = _grid(asset, item["properties"], source) or read.grid_of_file(path)
+    grid = _grid(asset, item["properties"], source) or rasters.grid_of_file(path)
     nodata = _stated(asset, "nodata")
     if nodata is None or str(nodata).lower() == "nan":
         nodata = 0

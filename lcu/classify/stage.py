@@ -50,7 +50,7 @@ class Maps:
             for tile in composites.tiles
             for year in config.archive.years
         }
-        return cls(config.directory, composites.tiles, config.legend, composites.shard, marks)
+        return cls(config.directory, composites.tiles, config.legend, config.classify.shard, marks)
 
     def probability(self, tile: str, year: int, block: Block) -> np.ndarray:
         """Read probabilities, uint8 [class, y, x], x 250; 255 nodata, 254 outside."""
@@ -121,8 +121,9 @@ def run(config: Config, comm: MPI.Comm, report: Any) -> str:
         for year in config.archive.years
     }
     todo = on_root(comm, "looking for finished probabilities", _left, config, composites, marks)
-    group, index, count = store.groups(comm, len(todo))
-    owner = share([block.height * block.width for _, block, _ in todo], count)
+    costs = [block.height * block.width * len(years) for _, block, years in todo]
+    group, index, count = store.groups(comm, costs)
+    owner = share(costs, count)
     own = [item for item, who in zip(todo, owner, strict=True) if who == index]
     for done, (tile, block, years) in enumerate(own):
         _make_shards(config, group, composites, model, tile, block, years, marks)
@@ -153,7 +154,7 @@ def _left(
     """Return (tile, block of a shard, years that are missing there)."""
     left = []
     for name, tile in composites.tiles.items():
-        for block in tile.grid.blocks(composites.shard):
+        for block in tile.grid.blocks(config.classify.shard):
             missing = []
             for year in config.archive.years:
                 shard = Shard("probabilities", name, year, block)

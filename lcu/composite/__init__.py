@@ -1,6 +1,7 @@
 """Composite: acquisitions -> one reflectance a period, in sharded parallel HDF5.
 
-`arrays` is the arithmetic, `stage` the shell that reads, shares the work over the ranks and writes.
+`arrays` is the arithmetic, `work` says who makes what, `observations` reads and makes a unit, `stage` is
+the shell that writes, `composites` the way in for later stages.
 """
 
 from lcu.composite.arrays import (
@@ -12,12 +13,15 @@ from lcu.composite.arrays import (
     medoid,
     scl_clear,
 )
-from lcu.composite.stage import Composites, check_memory, peak_memory, plan, run
+from lcu.composite.composites import Composites
+from lcu.composite.stage import decoded_share, plan, run
+from lcu.composite.work import block_size, peak_memory
 
 __all__ = [
     "Composites",
+    "block_size",
     "buffer_mask",
-    "check_memory",
+    "decoded_share",
     "fill_gaps",
     "geometric_median",
     "max_ndvi",

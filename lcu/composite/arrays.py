@@ -12,6 +12,9 @@ import numpy as np
 
 from lcu import _composite
 
+# Classes of Sen2Cor's scene classification: clouds of medium and high probability, cirrus; shadows.
+CLOUDS, SHADOWS = (8, 9, 10), (3,)
+
 # Where the iteration of the geometric median ends: length of a step in reflectance, number of steps.
 STEP_TOLERANCE, STEP_LIMIT = 1e-5, 1000
 
@@ -193,7 +196,9 @@ def buffer_mask(mask: np.ndarray, pixels: float) -> np.ndarray:
     return grown.reshape(mask.shape).astype(bool)
 
 
-def scl_clear(scl: np.ndarray, classes: Sequence[int], pixels: float) -> np.ndarray:
+def scl_clear(
+    scl: np.ndarray, classes: Sequence[int], *, clouds: float, shadows: float
+) -> np.ndarray:
     """Tell clear from not clear by the scene classification of Sen2Cor.
 
     Parameters
@@ -201,17 +206,64 @@ def scl_clear(scl: np.ndarray, classes: Sequence[int], pixels: float) -> np.ndar
     scl : ndarray[..., y, x], uint8
         Scene classification; 0 = no data.
     classes : sequence of int
-        Values that are not clear. All of them but 0 and 1 (no data, defective) are grown.
-    pixels : float
-        How far clouds and shadows are grown.
+        Values that are not clear.
+    clouds, shadows : float
+        How far clouds (8, 9, 10) and shadows (3) are grown, in pixels; other classes are not.
 
     Returns
     -------
     ndarray[..., y, x], bool
         True where clear.
     """
-    grown = buffer_mask(np.isin(scl, [value for value in classes if value > 1]), pixels)
-    return ~(grown | np.isin(scl, [value for value in classes if value <= 1]))
+    masked = _among(scl, classes)
+    for kind, pixels in ((CLOUDS, clouds), (SHADOWS, shadows)):
+        grown = [value for value in classes if value in kind]
+        if grown and pixels > 0:
+            masked |= buffer_mask(_among(scl, grown), pixels)
+    return ~masked
+
+
+def _among(scl: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+    table = np.zeros(256, bool)
+    table[list(classes)] = True
+    return table.take(scl)
+
+
+class Clearest:
+    """The first observations that each pixel is offered, up to a number: `method` acquisitions.
+
+    Offer the clearest acquisition first.
+    """
+
+    def __init__(self, count: int, bands: int, height: int, width: int) -> None:
+        """Make room for `count` observations of every pixel."""
+        self._values = np.zeros((count, bands, height, width), np.uint16)
+        self._days = np.zeros((count, height, width), np.int32)
+        self._taken = np.zeros((height, width), np.int32)
+
+    def has_room(self) -> np.ndarray:
+        """Tell which pixels have fewer observations than they may, bool [y, x]."""
+        return self._taken < len(self._values)
+
+    def add(self, reflectance: np.ndarray, clear: np.ndarray, day: int) -> None:
+        """Offer an observation: reflectance uint16 [band, y, x], clear bool [y, x], its day."""
+        _composite.keep(
+            np.ascontiguousarray(reflectance), _mask(clear), day,
+            self._values, self._days, self._taken,
+        )  # fmt: skip
+
+    def in_time(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the observations of each pixel in the order of their days.
+
+        Returns
+        -------
+        values : ndarray[time, band, y, x], uint16
+            0 where a pixel has fewer observations.
+        days : ndarray[time, y, x], int32
+            Days since 2015-01-01; 0 where there is none.
+        """
+        _composite.order_by_day(self._values, self._days, self._taken)
+        return self._values, self._days
 
 
 def _series(reflectance: np.ndarray) -> np.ndarray:

@@ -1,157 +1,47 @@
 """The shell of the composite stage.
 
-A unit of work is one block and one period: its acquisitions are read once and become one composite.
-The ranks of a group share the units of a shard by the number of acquisitions, compute without
-communicating, and then write the shard together, one block a round.
+The ranks of a group share the units of a shard by their expected cost and compute without
+communicating; what they made waits in a scratch file. Then they write the shard together, in rounds
+in which each rank writes whole series, which it has from those who made their parts.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mpi4py import MPI
 
 from lcu import acquisition, store
-from lcu.acquisition import Acquisition, AcquisitionError
-from lcu.composite.arrays import geometric_median, max_ndvi, median, medoid, scl_clear
-from lcu.config import Config, ConfigError, provenance
-from lcu.grid import Block, Period, Tile, split
+from lcu.acquisition import Acquisition, Tiles
+from lcu.composite import work as sharing
+from lcu.composite.composites import configuration_mark, periods_of, times_of, year_mark
+from lcu.composite.observations import Reader, Result
+from lcu.composite.work import Work, work_of
+from lcu.config import Config, provenance
+from lcu.disk import Place, Scratch
+from lcu.grid import Block, Period, Tile
 from lcu.ranks import Failure, gather, on_root, share
-from lcu.store import CELL, CLEAR_COUNT, DAY, REFLECTANCE, Piece, Shard
+from lcu.store import CELL, CLEAR_COUNT, DAY, DAY_OF_PIXEL, REFLECTANCE, Piece, Shard
 
 log = logging.getLogger(__name__)
 
-# What Python, GDAL, HDF5 and MPI take before any block is read, in bytes.
-BASE_MEMORY = 400 << 20
+# Called on rank 0: done, total, of what.
+Report = Callable[[int, int, str], None]
 
 
-@dataclass(frozen=True)
-class Composites:
-    """What the stage left in the run directory: the way in for all later stages.
-
-    Attributes
-    ----------
-    tiles : dict of str to Tile
-    periods : list of Period
-        All periods of the run, in time; the first axis of `read`.
-    marks : dict
-        (tile id, calendar year) -> fingerprint.
-    """
-
-    directory: Path
-    tiles: dict[str, Tile]
-    periods: list[Period]
-    bands: tuple[str, ...]
-    shard: int
-    marks: dict[tuple[str, int], str]
-
-    @classmethod
-    def open(cls, config: Config) -> Composites:
-        """Read the index that the stage wrote; StoreError where it is missing or of another run."""
-        index = store.read_json(config.directory / "composites" / "index.json", "composite")
-        if index["configuration"] != configuration_mark(config):
-            raise store.StoreError(
-                f"{config.directory / 'composites'} was made with another configuration; "
-                "run the stage `composite` again"
-            )
-        tiles = {
-            name: Tile(name, store.grid_from(entry["grid"]))
-            for name, entry in index["tiles"].items()
-        }
-        marks = {
-            (name, int(year)): mark
-            for name, entry in index["tiles"].items()
-            for year, mark in entry["years"].items()
-        }
-        return cls(
-            config.directory,
-            tiles,
-            config.periods,
-            config.composite.bands,
-            config.composite.shard,
-            marks,
-        )
-
-    @property
-    def days(self) -> np.ndarray:
-        """Middle of each period, int32 [time], days since 2015-01-01."""
-        return np.array([period.middle for period in self.periods], np.int32)
-
-    @property
-    def years(self) -> list[int]:
-        """Calendar years that are on disk, margins included."""
-        return sorted({period.start.year for period in self.periods})
-
-    def fingerprint(self, tile: str) -> str:
-        """Return what everything read from a tile depends on."""
-        return store.fingerprint([self.marks[tile, year] for year in self.years])
-
-    def read(self, tile: str, block: Block) -> np.ndarray:
-        """Read reflectance, uint16 [time, band, y, x], 0 = nodata, over all periods of the run."""
-        return self._read(tile, block, REFLECTANCE)
-
-    def read_count(self, tile: str, block: Block) -> np.ndarray:
-        """Read clear observations, uint8 [time, y, x], over all periods of the run."""
-        return self._read(tile, block, CLEAR_COUNT)
-
-    def _read(self, tile: str, block: Block, dataset: store.Dataset) -> np.ndarray:
-        parts = [
-            store.read_block(
-                self.directory, "composites", self.tiles[tile], year, self.shard,
-                self.marks[tile, year], dataset, block,
-            )
-            for year in self.years
-        ]  # fmt: skip
-        return np.concatenate(parts)
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One block in one period."""
-
-    block: Block
-    position: int
-    acquisitions: tuple[Acquisition, ...]
-
-
-@dataclass(frozen=True)
-class Part:
-    """What a rank makes of one block of a shard: the composites of some of its periods.
-
-    Attributes
-    ----------
-    times : tuple of int
-        Positions of the periods in the shard, ascending.
-    values : ndarray[time, band, y, x], uint16
-    counts : ndarray[time, y, x], uint8
-    """
-
-    times: tuple[int, ...]
-    values: np.ndarray
-    counts: np.ndarray
-
-
-def configuration_mark(config: Config) -> str:
-    """Return the fingerprint of the configuration keys that composites depend on."""
-    table = config.table()
-    archive = {name: value for name, value in table["archive"].items() if name != "path"}
-    return store.fingerprint("composites 1", archive, table["composite"])
-
-
-def run(config: Config, comm: MPI.Comm, report: Any) -> tuple[list[Failure], str]:
+def run(config: Config, comm: MPI.Comm, report: Report) -> tuple[list[Failure], str]:
     """Make the composites of all tiles and years; leave alone what is whole already.
 
     Parameters
     ----------
     report : callable(done, total, what)
-        Called on rank 0 after every shard.
+        Called on rank 0 after every block of its own.
 
     Returns
     -------
@@ -162,7 +52,7 @@ def run(config: Config, comm: MPI.Comm, report: Any) -> tuple[list[Failure], str
     """
     found, tiles, failures = acquisition.find(config, comm)
     for name, tile in tiles.items():
-        check_memory(config, peak_memory(config, tile, found[name], comm.size))
+        sharing.block_size(config, tile, found[name], comm.size)  # refuses what does not fit
     unreadable = on_root(comm, "reading unreadable.json", _known_unreadable, config)
     failures += [item for name, item in unreadable.items() if _is_of(name, found)]
     found = {
@@ -170,7 +60,8 @@ def run(config: Config, comm: MPI.Comm, report: Any) -> tuple[list[Failure], str
         for tile, of in found.items()
     }
     while True:
-        bad = _make_shards(config, comm, found, tiles, report)
+        bad, read = _make_shards(config, comm, found, tiles, report)
+        on_root(comm, "writing reading.json", _write_reading, config, read)
         if not bad:
             break
         # An acquisition that failed in one block is left out of all, so that the result does not
@@ -183,6 +74,9 @@ def run(config: Config, comm: MPI.Comm, report: Any) -> tuple[list[Failure], str
     on_root(comm, "writing the index of composites", _write_index, config, found, tiles, unreadable)
     count = sum(map(len, found.values()))
     summary = f"{count} acquisitions of {len(tiles)} tiles in {len(config.periods)} periods"
+    ratio = on_root(comm, "reading reading.json", decoded_share, config)
+    if ratio is not None:
+        summary += f"; decoded {ratio:.2f} x the pixels of their files"
     return sorted(set(failures), key=repr), summary
 
 
@@ -240,7 +134,7 @@ def _write_index(
     store.write_json(
         folder / "index.json", {"configuration": configuration_mark(config), "tiles": entries}
     )
-    times = {year: len(_periods_of(config, year)) for year in sorted(years)}
+    times = {year: times_of(config, year) for year in sorted(years)}
     for name, tile in tiles.items():
         mark = store.fingerprint("virtual", entries[name])
         store.write_virtual(
@@ -251,27 +145,30 @@ def _write_index(
             len(config.composite.bands),
             config.composite.shard,
             mark,
+            _day_dataset(config),
         )
 
 
-def _periods_of(config: Config, year: int) -> list[Period]:
-    return [period for period in config.periods if period.start.year == year]
-
-
-def year_mark(config: Config, tile: Tile, acquisitions: Sequence[Acquisition], year: int) -> str:
-    """Return the fingerprint of one tile and calendar year: everything its composites follow from."""
-    periods = _periods_of(config, year)
-    inside = [
-        item.fingerprint()
-        for item in acquisitions
-        if any(item.time in period for period in periods)
-    ]
-    spans = [(period.start, period.end) for period in periods]
-    keys = {name: value for name, value in config.table()["composite"].items() if name != "block"}
-    return store.fingerprint("composites 1", keys, store.describe_grid(tile.grid), spans, inside)
-
-
 # --- shards ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one rank decoded for a shard.
+
+    Attributes
+    ----------
+    shard : str
+        Path of the shard in the run directory.
+    decoded : int
+        Pixels, each time that they were.
+    of : float
+        Pixels of all rasters of the shard's acquisitions, on rank 0 of its group; else 0.
+    """
+
+    shard: str
+    decoded: int
+    of: float
 
 
 def _make_shards(
@@ -279,27 +176,230 @@ def _make_shards(
     comm: MPI.Comm,
     found: dict[str, list[Acquisition]],
     tiles: dict[str, Tile],
-    report: Any,
-) -> dict[str, Failure]:
-    """Make every shard that is not whole; return the acquisitions that could not be read."""
+    report: Report,
+) -> tuple[dict[str, Failure], list[Reading]]:
+    """Make every shard that is not whole; return the acquisitions that could not be read, on all ranks."""
     todo = on_root(comm, "looking for finished composites", _left, config, found, tiles)
-    group, index, count = store.groups(comm, len(todo))
     costs = [
-        sum(len(unit.acquisitions) + 0.1 for unit in units(config, shard, found[shard.tile]))
-        * shard.block.height
+        sum(sharing.cost(span, shard.block) for span in sharing.spans_of(config, shard.year, found[shard.tile]))
         for shard, _ in todo
-    ]
+    ]  # fmt: skip
+    group, index, count = store.groups(comm, costs)
     owner = share(costs, count)
-    own = [item for item, who in zip(todo, owner, strict=True) if who == index]
+    works = [
+        work_of(config, shard, mark, tiles[shard.tile], found[shard.tile], group.size)
+        for (shard, mark), who in zip(todo, owner, strict=True)
+        if who == index
+    ]
+    total = sum(len(run) for work in works for run in work.own(group.rank))
+    done = 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        report(done, total, "blocks of rank 0")
+
     bad: dict[str, Failure] = {}
-    for done, (shard, mark) in enumerate(own):
-        bad |= _make_shard(config, group, shard, mark, found[shard.tile], tiles[shard.tile])
-        report(min((done + 1) * count, len(todo)), len(todo), "shards")
+    read: list[Reading] = []
+    for work in works:
+        found_bad, reading = _make_shard(config, group, work, tick)
+        bad |= found_bad
+        read.append(reading)
     group.Free()
     merged: dict[str, Failure] = {}
     for name, failure in gather(bad.items(), comm):
         merged.setdefault(name, failure)
-    return merged
+    return merged, gather(read, comm)
+
+
+def _make_shard(
+    config: Config, group: MPI.Comm, work: Work, tick: Callable[[], None]
+) -> tuple[dict[str, Failure], Reading]:
+    started = time.perf_counter()
+    path = work.shard.path(config.directory)
+    parts = sharing.stripes(config, work, group.size)
+    with contextlib.closing(Scratch(path.parent)) as scratch:
+        with contextlib.closing(Tiles(path.parent)) as decoded:
+            reader = Reader(config, work.tile, decoded, _room(config, work, group.rank))
+            waiting = _compute(work, group.rank, reader, parts, scratch, tick)
+            acquisition.close_all()
+        if not any(group.allgather(bool(reader.bad))):
+            _write_shard(config, group, work, parts, waiting, scratch)
+    of = sharing.file_pixels(config, work) if group.rank == 0 else 0
+    name = str(path.relative_to(config.directory))
+    log.info("%s: %d acquisitions, %.1f s", name, sum(len(span.acquisitions) for span in work.spans),
+             time.perf_counter() - started)  # fmt: skip
+    return reader.bad, Reading(name, decoded.decoded, of)
+
+
+def _room(config: Config, work: Work, rank: int) -> np.ndarray:
+    """Return the room for the observations of a rank's largest unit, uint16."""
+    most = max(
+        (
+            len(work.spans[span].acquisitions)
+            * work.blocks[block].height
+            * work.blocks[block].width
+            for run in work.own(rank)
+            for span, block in run
+        ),
+        default=0,
+    )
+    return np.empty(most * len(config.composite.bands), np.uint16)
+
+
+# (index of the span, index of the part) -> where the result waits
+Waiting = dict[tuple[int, int], Place]
+
+
+def _compute(
+    work: Work,
+    rank: int,
+    reader: Reader,
+    parts: Sequence[tuple[int, Block]],
+    scratch: Scratch,
+    tick: Callable[[], None],
+) -> Waiting:
+    """Make the composites of a rank's units; cut them into the parts that are written together."""
+    of_block: dict[int, list[tuple[int, Block]]] = {}
+    for index, (block, part) in enumerate(parts):
+        of_block.setdefault(block, []).append((index, part))
+    waiting: Waiting = {}
+    for run in work.own(rank):
+        span = work.spans[run[0][0]]
+        reader.expect(span, [work.blocks[block] for _, block in run])
+        for number, index in run:
+            block = work.blocks[index]
+            result = reader.compute(span, block, reader.clear_by_scl)
+            for place, part in of_block[index]:
+                waiting[number, place] = scratch.put(pack(result, part.inside(block)))
+            reader.release(span, block)
+            tick()
+    return waiting
+
+
+def pack(result: Result, where: tuple[slice, slice]) -> np.ndarray:
+    """Return part of a result as bytes: reflectance, count, and days where there are some."""
+    arrays = [result.values, result.count] + ([] if result.day is None else [result.day])
+    return np.concatenate([array[(..., *where)].ravel().view(np.uint8) for array in arrays])
+
+
+def unpack(bytes_: np.ndarray, times: int, bands: int, part: Block, with_days: bool) -> Result:
+    """Return the result that `pack` made bytes of."""
+    pixels = times * part.height * part.width
+    ends = np.cumsum([2 * bands * pixels, pixels, 4 * pixels if with_days else 0])
+    values, count, day = np.split(bytes_[: ends[-1]], ends[:-1])
+    shape = (times, part.height, part.width)
+    return Result(
+        values.copy().view(np.uint16).reshape(times, bands, *shape[1:]),
+        count.reshape(shape),
+        day.copy().view(np.int32).reshape(shape) if with_days else None,
+    )
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def _write_shard(
+    config: Config,
+    group: MPI.Comm,
+    work: Work,
+    parts: Sequence[tuple[int, Block]],
+    waiting: Waiting,
+    scratch: Scratch,
+) -> None:
+    """Write a shard together, in rounds: each rank writes whole series of one part of it."""
+    shard, bands = work.shard, len(config.composite.bands)
+    times, block = times_of(config, shard.year), shard.block
+    days = _day_dataset(config)
+    plane = (times, block.height, block.width)
+    layout = {
+        REFLECTANCE: ((times, bands, *plane[1:]), (times, bands, CELL, CELL)),
+        CLEAR_COUNT: (plane, (times, CELL, CELL)),
+        days: (plane, (times, CELL, CELL)) if days is DAY_OF_PIXEL else ((times,), None),
+    }
+    path = shard.path(config.directory)
+    periods = periods_of(config, shard.year)
+    file = store.create(path, group, layout, _attributes(config, shard, work.tile, periods))
+    if days is DAY:
+        middles = np.array([period.middle for period in periods], np.int32)
+        store.write_round(file, DAY, Piece(middles, (0,)) if group.rank == 0 else None)
+    for first in range(0, len(parts), group.size):
+        here = parts[first : first + group.size]
+        series = _exchange(config, group, work, here, first, waiting, scratch)
+        pieces: dict[store.Dataset, Piece | None] = {REFLECTANCE: None, CLEAR_COUNT: None}
+        pieces |= {days: None} if days is DAY_OF_PIXEL else {}
+        if series is not None:
+            _, part = here[group.rank]
+            row, col = part.row - block.row, part.col - block.col
+            pieces[REFLECTANCE] = Piece(series.values, (0, 0, row, col))
+            pieces[CLEAR_COUNT] = Piece(series.count, (0, row, col))
+            if series.day is not None:
+                pieces[days] = Piece(series.day, (0, row, col))
+        for dataset, piece in pieces.items():
+            store.write_round(file, dataset, piece)
+    store.finish(file, path, group, store.shard_mark(work.mark, shard))
+
+
+def _exchange(
+    config: Config,
+    group: MPI.Comm,
+    work: Work,
+    here: Sequence[tuple[int, Block]],
+    first: int,
+    waiting: Waiting,
+    scratch: Scratch,
+) -> Result | None:
+    """Give every rank the whole series of its part of a round; None where it has no part.
+
+    `here` are the parts of the round, one a rank; `first` is the index of the first of them.
+    """
+    own = [
+        [scratch.get(waiting[span, first + rank]) for span, owners in enumerate(work.owners)
+         if owners[block] == group.rank]
+        for rank, (block, _) in enumerate(here)
+    ]  # fmt: skip
+    outgoing = np.concatenate([np.empty(0, np.uint8), *(one for parts in own for one in parts)])
+    sent = np.zeros(group.size, np.int64)
+    sent[: len(own)] = [sum(one.size for one in parts) for parts in own]
+    received = np.zeros(group.size, np.int64)
+    group.Alltoall(sent, received)
+    incoming = np.empty(received.sum(), np.uint8)
+    group.Alltoallv([outgoing, sent, MPI.BYTE], [incoming, received, MPI.BYTE])
+    if group.rank >= len(here):
+        return None
+    starts = np.cumsum(received) - received
+    return _in_order(config, work, here[group.rank], incoming, starts)
+
+
+def _in_order(
+    config: Config, work: Work, part: tuple[int, Block], incoming: np.ndarray, starts: np.ndarray
+) -> Result:
+    """Put what all ranks sent of a part into the order of time."""
+    (index, block), bands = part, len(config.composite.bands)
+    times = times_of(config, work.shard.year)
+    with_days = _day_dataset(config) is DAY_OF_PIXEL
+    shape = (times, block.height, block.width)
+    series = Result(
+        np.empty((times, bands, *shape[1:]), np.uint16),
+        np.empty(shape, np.uint8),
+        np.empty(shape, np.int32) if with_days else None,
+    )
+    starts = starts.copy()
+    for span, owners in zip(work.spans, work.owners, strict=True):
+        start = starts[owners[index]]
+        one = unpack(incoming[start:], len(span.times), bands, block, with_days)
+        where = slice(span.times.start, span.times.stop)
+        series.values[where], series.count[where] = one.values, one.count
+        if with_days:
+            series.day[where] = one.day
+        starts[owners[index]] += (
+            len(span.times) * block.height * block.width * (2 * bands + 1 + 4 * with_days)
+        )
+    return series
+
+
+def _day_dataset(config: Config) -> store.Dataset:
+    return DAY_OF_PIXEL if config.composite.method == "acquisitions" else DAY
 
 
 def _left(
@@ -313,147 +413,6 @@ def _left(
                 if not store.is_whole(shard.path(config.directory), store.shard_mark(mark, shard)):
                     left.append((shard, mark))
     return left
-
-
-def units(config: Config, shard: Shard, acquisitions: Sequence[Acquisition]) -> list[Unit]:
-    """Return the units of a shard: every block in every period of the shard's year."""
-    chosen = [
-        tuple(item for item in acquisitions if item.time in period)
-        for period in _periods_of(config, shard.year)
-    ]
-    return [
-        Unit(block, position, inside)
-        for block in split(shard.block, config.composite.block)
-        for position, inside in enumerate(chosen)
-    ]
-
-
-def _make_shard(
-    config: Config,
-    group: MPI.Comm,
-    shard: Shard,
-    mark: str,
-    acquisitions: Sequence[Acquisition],
-    tile: Tile,
-) -> dict[str, Failure]:
-    started = time.perf_counter()
-    work = units(config, shard, acquisitions)
-    owner = share([len(unit.acquisitions) + 0.1 for unit in work], group.size)
-    own = [unit for unit, rank in zip(work, owner, strict=True) if rank == group.rank]
-    parts = _room_for_results(config, own)
-    # One room for the observations of all units: fresh memory would cost as much time as the median.
-    most = max((len(unit.acquisitions) * unit.block.height * unit.block.width for unit in own), default=0)
-    room = np.empty(most * len(config.composite.bands), np.uint16)
-    bad: dict[str, Failure] = {}
-    for unit in own:
-        part = parts[unit.block]
-        position = part.times.index(unit.position)
-        part.values[position], part.counts[position] = _compute(config, unit, tile, room, bad)
-    acquisition.close_all()
-    if any(group.allgather(bool(bad))):
-        return bad
-    _write_shard(config, group, shard, mark, tile, parts)
-    log.info("%s: %d units, %.1f s", shard.path(Path()), len(work), time.perf_counter() - started)
-    return bad
-
-
-def _room_for_results(config: Config, own: Sequence[Unit]) -> dict[Block, Part]:
-    bands = len(config.composite.bands)
-    times: dict[Block, list[int]] = {}
-    for unit in own:
-        times.setdefault(unit.block, []).append(unit.position)
-    return {
-        block: Part(
-            tuple(sorted(positions)),
-            np.zeros((len(positions), bands, block.height, block.width), np.uint16),
-            np.zeros((len(positions), block.height, block.width), np.uint8),
-        )
-        for block, positions in times.items()
-    }
-
-
-def _compute(
-    config: Config, unit: Unit, tile: Tile, room: np.ndarray, bad: dict[str, Failure]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Read the acquisitions of a unit and make its composite; note those that cannot be read."""
-    bands, shape = config.composite.bands, (unit.block.height, unit.block.width)
-    room = room[: len(unit.acquisitions) * len(bands) * shape[0] * shape[1]]
-    series = room.reshape(len(unit.acquisitions), len(bands), *shape)
-    clear: list[np.ndarray] = []
-    for item in unit.acquisitions:
-        if item.fingerprint() in bad:
-            continue
-        try:
-            seen = read_clear(config, item, unit.block, tile)
-            if not seen.any():
-                continue  # its bands need not be decoded
-            for layer, band in zip(series[len(clear)], bands, strict=True):
-                layer[:] = acquisition.read_band(item, band, unit.block, tile.grid)
-        except AcquisitionError as error:
-            log.warning("%s is left out: %s", item.id, error)
-            bad[item.fingerprint()] = Failure("composite", item.id, str(error))
-            continue
-        clear.append(seen)
-    if not clear:
-        return np.zeros((len(bands), *shape), np.uint16), np.zeros(shape, np.uint8)
-    return combine(config, series[: len(clear)], np.stack(clear))
-
-
-def combine(config: Config, series: np.ndarray, clear: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Make one composite of a period's observations by the method of the configuration."""
-    method, bands = config.composite.method, config.composite.bands
-    if method == "max-ndvi":
-        return max_ndvi(series, clear, red=bands.index("B04"), nir=bands.index("B08"))
-    return {"median": median, "geometric-median": geometric_median, "medoid": medoid}[method](
-        series, clear
-    )
-
-
-def read_clear(config: Config, item: Acquisition, block: Block, tile: Tile) -> np.ndarray:
-    """Read where an acquisition is clear, bool [y, x]; buffers reach in from outside the block."""
-    if config.composite.mask == "none" or item.mask is None:
-        return np.ones((block.height, block.width), bool)
-    pixels = config.composite.buffer / tile.grid.resolution
-    halo = block.grown(math.ceil(pixels), tile.grid)
-    clear = scl_clear(
-        acquisition.read_mask(item, halo, tile.grid), config.composite.mask_classes, pixels
-    )
-    return clear[block.inside(halo)]
-
-
-def _write_shard(
-    config: Config,
-    group: MPI.Comm,
-    shard: Shard,
-    mark: str,
-    tile: Tile,
-    parts: dict[Block, Part],
-) -> None:
-    """Write a shard together: one block a round, each rank the periods that it computed."""
-    periods = _periods_of(config, shard.year)
-    block, bands = shard.block, config.composite.bands
-    times = len(periods)
-    layout = {
-        REFLECTANCE: (
-            (times, len(bands), block.height, block.width),
-            (times, len(bands), CELL, CELL),
-        ),
-        CLEAR_COUNT: ((times, block.height, block.width), (times, CELL, CELL)),
-        DAY: ((times,), None),
-    }
-    path = shard.path(config.directory)
-    file = store.create(path, group, layout, _attributes(config, shard, tile, periods))
-    days = np.array([period.middle for period in periods], np.int32)
-    store.write_round(file, DAY, Piece(days, (0,)) if group.rank == 0 else None)
-    for one in split(block, config.composite.block):
-        pieces: dict[store.Dataset, Piece | None] = {REFLECTANCE: None, CLEAR_COUNT: None}
-        if one in parts:
-            part, (row, col) = parts[one], (one.row - block.row, one.col - block.col)
-            pieces[REFLECTANCE] = Piece(part.values, (0, 0, row, col), part.times)
-            pieces[CLEAR_COUNT] = Piece(part.counts, (0, row, col), part.times)
-        for dataset, piece in pieces.items():
-            store.write_round(file, dataset, piece)
-    store.finish(file, path, group, store.shard_mark(mark, shard))
 
 
 def _attributes(
@@ -472,60 +431,69 @@ def _attributes(
     }
 
 
+# --- what was read --------------------------------------------------------------------------------
+
+
+def _write_reading(config: Config, read: Sequence[Reading]) -> None:
+    """Add what was decoded to what earlier starts of this run noted, shard by shard."""
+    path = config.directory / "log" / "reading.json"
+    noted = store.read_json(path, "composite") if path.exists() else {}
+    fresh: dict[str, list[float]] = {}
+    for reading in read:
+        sums = fresh.setdefault(reading.shard, [0, 0])
+        sums[0] += reading.decoded
+        sums[1] += reading.of
+    if fresh:
+        store.write_json(path, noted | fresh)
+
+
+def decoded_share(config: Config) -> float | None:
+    """Return how many pixels were decoded over how many the files have; None where nobody noted it."""
+    path = config.directory / "log" / "reading.json"
+    if not path.exists():
+        return None
+    decoded, of = np.sum(list(store.read_json(path, "composite").values()), axis=0)
+    return float(decoded / of) if of else None
+
+
 # --- planning -------------------------------------------------------------------------------------
-
-
-def peak_memory(config: Config, tile: Tile, acquisitions: Sequence[Acquisition], ranks: int) -> int:
-    """Return the most memory, in bytes, that a rank needs for the shards of a tile.
-
-    What it reads for one unit (all acquisitions of a period), and its part of the shard's results,
-    twice while a block is put together for writing.
-    """
-    bands = len(config.composite.bands)
-    block = min(config.composite.block, max(tile.grid.height, tile.grid.width))
-    pixels = block * block
-    most = max(
-        (sum(item.time in period for item in acquisitions) for period in config.periods), default=0
-    )
-    # The room, the masks (of the block and its halo), one band on its way to it, a composite.
-    reading = most * pixels * (2 * bands + 2) + pixels * (2 * bands + 24)
-    together = min(ranks, store.RANKS_PER_SHARD)
-    side = min(config.composite.shard, max(tile.grid.height, tile.grid.width))
-    times = max(len(_periods_of(config, period.start.year)) for period in config.periods)
-    held = math.ceil(times * (side / block) ** 2 / together) * pixels * (2 * bands + 1)
-    # MPI-IO gathers the pieces of a block before they are compressed.
-    writing = 3 * times * pixels * (2 * bands + 1)
-    return BASE_MEMORY + held + max(reading, writing)
-
-
-def check_memory(config: Config, peak: int) -> None:
-    """Refuse, on every rank alike, what does not fit."""
-    if peak > config.run.memory_per_rank * 2**30:
-        raise ConfigError(
-            f"run.memory_per_rank: {config.run.memory_per_rank:g} GiB, but a rank of the composite stage needs "
-            f"{peak / 2**30:.2f} GiB; make composite.block smaller than {config.composite.block}, start more "
-            "ranks, or make run.memory_per_rank larger"
-        )
 
 
 def plan(config: Config, comm: MPI.Comm, ranks: int) -> list[dict[str, Any]]:
     """Return one row per tile: acquisitions, shards, what is left, memory per rank, bytes on disk."""
-    found, tiles, failures = acquisition.find(config, comm)
+    found, tiles, _ = acquisition.find(config, comm)
     left = on_root(comm, "looking for finished composites", _left, config, found, tiles)
     rows = []
     for name, tile in tiles.items():
-        years = sorted({period.start.year for period in config.periods})
-        total = sum(
-            len(store.shards("composites", tile, year, config.composite.shard)) for year in years
-        )
+        size = sharing.block_size(config, tile, found[name], ranks)
         pixels = tile.grid.height * tile.grid.width
+        years = sorted({period.start.year for period in config.periods})
+        shards = [
+            shard
+            for year in years
+            for shard in store.shards("composites", tile, year, config.composite.shard)
+        ]
         rows.append({
             "tile": name,
             "grid": f"{tile.grid.height} x {tile.grid.width}",
             "acquisitions": len(found[name]),
-            "shards": total,
+            "shards": len(shards),
             "left": sum(shard.tile == name for shard, _ in left),
-            "memory": peak_memory(config, tile, found[name], ranks),
-            "disk": pixels * len(config.periods) * (2 * len(config.composite.bands) + 1),
+            "block": size,
+            "decoded": on_root(comm, "looking at rasters", _planned_share, config, tile, found[name], shards, ranks),
+            "memory": sharing.peak_memory(config, tile, found[name], ranks, size),
+            "disk": sum(pixels * sharing.series_bytes(config, year) for year in years),
         })  # fmt: skip
     return rows
+
+
+def _planned_share(
+    config: Config, tile: Tile, items: Sequence[Acquisition], shards: Sequence[Shard], ranks: int
+) -> float | None:
+    """Return the share of the files' pixels that will be decoded, clouds not considered."""
+    if not items:
+        return None
+    tilings = {band.name: acquisition.tiling_of(band) for band in items[0].rasters}
+    works = [work_of(config, shard, "", tile, items, ranks) for shard in shards]
+    of = sum(sharing.file_pixels(config, work) for work in works)
+    return sum(sharing.decoded_pixels(config, work, tilings) for work in works) / of if of else None
