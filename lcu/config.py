@@ -137,7 +137,11 @@ class Composite:
         check=_between(1, 255),
     )
     bands: tuple[str, ...] = key("Bands, in the order on disk.", BANDS, check=_bands)
-    mask: str = key("Which mask tells clear from not clear.", "scl", allowed=("none", "scl"))
+    mask: str = key(
+        "What tells clear from not clear: SCL, or SCL and comparison with the days around.",
+        "scl",
+        allowed=("none", "scl", "scl+time"),
+    )
     mask_classes: tuple[int, ...] = key(
         "SCL classes that are not clear (0 no data, 1 defective, 3 shadow, 8 9 cloud, 10 cirrus).",
         (0, 1, 3, 8, 9, 10),
@@ -483,6 +487,11 @@ def _impossible(config: Config) -> list[str]:
         )
     if config.composite.method == "max-ndvi" and not {"B04", "B08"} <= set(config.composite.bands):
         mistakes.append("composite.method: max-ndvi needs the bands B04 and B08 in composite.bands")
+    bands = set(config.composite.bands)
+    if config.composite.mask == "scl+time" and not (
+        {"B02", "B11"} <= bands and {"B8A", "B08"} & bands
+    ):
+        mistakes.append("composite.mask: scl+time needs B02, B11 and B8A or B08 in composite.bands")
     for name in ("reference_year", "points_year"):
         year = getattr(config.assess, name)
         if year is not None and year not in config.archive.years:

@@ -19,6 +19,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from lcu.grid import Block
+
 # What is written to see whether there is room, in bytes: more than a failed write leaves of a full
 # disk, and more than the metadata of a shard.
 PROBE = 1 << 20
@@ -213,3 +215,46 @@ class Scratch:
     def close(self) -> None:
         """Give the room back to the disk."""
         self._file.close()
+
+
+class SharedArray:
+    """An array [layer, y, x] in a file that several processes write and read by blocks.
+
+    Nobody may read a block before all have passed a barrier after it was written. What was never
+    written is 0.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, int, int], dtype: type) -> None:
+        """Open the file, which one process made with `make`."""
+        self._path = path
+        self._shape = shape
+        self._dtype = np.dtype(dtype)
+        with writing(path):
+            self._handle = os.open(path, os.O_RDWR)
+
+    @staticmethod
+    def make(path: Path, shape: tuple[int, int, int], dtype: type) -> None:
+        """Make the file, of zeros; one process alone does."""
+        with writing(path), open(path, "wb") as file:
+            file.truncate(math.prod(shape) * np.dtype(dtype).itemsize)
+
+    def _start(self, layer: int, row: int, col: int) -> int:
+        return ((layer * self._shape[1] + row) * self._shape[2] + col) * self._dtype.itemsize
+
+    def write(self, layer: int, block: Block, values: np.ndarray) -> None:
+        """Write a block [y, x] of a layer; DiskError where there is no room for it."""
+        values = np.ascontiguousarray(values, self._dtype)
+        with writing(self._path):
+            for row, line in enumerate(values, block.row):
+                if os.pwrite(self._handle, line, self._start(layer, row, block.col)) < line.nbytes:
+                    raise OSError(errno.ENOSPC, "only part of a line could be written")
+
+    def read(self, layer: int, block: Block, out: np.ndarray) -> None:
+        """Read a block of a layer into `out` [y, x], contiguous."""
+        for row, line in enumerate(out, block.row):
+            if os.preadv(self._handle, [line], self._start(layer, row, block.col)) < line.nbytes:
+                raise DiskError(f"{self._path} ends before row {row} of layer {layer}")
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._handle)

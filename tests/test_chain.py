@@ -17,6 +17,7 @@ from tests.conftest import LIMIT, Mpirun, lcu
 
 gdal.UseExceptions()
 
+
 def accuracy(folder: Path, year: int = 2018) -> dict:
     """Return what the assessment says."""
     return json.loads((folder / "assessment" / f"accuracy_S{year}.json").read_text())

@@ -44,7 +44,10 @@ def start(folder: Path, command: str, sets: tuple[str, ...], output: Path) -> su
 def ranks_of(process: subprocess.Popen) -> list[int]:
     """Return the process ids of the ranks: those whose parent is mpirun, by their age."""
     listed = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=False
+        ["ps", "-o", "pid=", "--ppid", str(process.pid)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return sorted(map(int, listed.stdout.split()))
 
@@ -155,7 +158,9 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         subprocess.run(["umount", "-l", folder], check=False)
 
 
-def fails_for_want_of_room(mpirun: Mpirun, ranks: int, command: str, folder: Path, *sets: str) -> str:
+def fails_for_want_of_room(
+    mpirun: Mpirun, ranks: int, command: str, folder: Path, *sets: str
+) -> str:
     """Run a command that must end quickly and say that the disk is full; return what it said."""
     begun = time.monotonic()
     said = lcu(mpirun, ranks, command, folder, *sets, code=1)

@@ -62,7 +62,9 @@ def read_band(
     return out
 
 
-def read_mask(acquisition: Acquisition, block: Block, grid: Grid) -> np.ndarray:
+def read_mask(
+    acquisition: Acquisition, block: Block, grid: Grid, tiles: Tiles | None = None
+) -> np.ndarray:
     """Read a block of the mask on the tile's grid, by nearest neighbour.
 
     Returns
@@ -70,7 +72,7 @@ def read_mask(acquisition: Acquisition, block: Block, grid: Grid) -> np.ndarray:
     ndarray [y, x], uint8
         SCL classes; 0 = nodata.
     """
-    classes, rows, cols = read_mask_around(acquisition, block, grid, 0)
+    classes, rows, cols = read_mask_around(acquisition, block, grid, 0, tiles)
     return classes.take(rows, axis=0).take(cols, axis=1)
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from lcu import acquisition
-from lcu.acquisition import Acquisition, AcquisitionError, Tiles
+from lcu.acquisition import MASK, Acquisition, AcquisitionError, Tiles
 from lcu.composite.arrays import Clearest, geometric_median, max_ndvi, median, medoid, scl_clear
+from lcu.composite.screening import Screening
 from lcu.composite.work import Span, reach, windows
 from lcu.config import Config
 from lcu.grid import Block, Tile, day_number
@@ -58,20 +59,39 @@ class Reader:
         self._tiles = tiles
         self._room = room
 
-    def expect(self, span: Span, blocks: Sequence[Block]) -> None:
-        """Say which blocks will be read, so that what they share is decoded once."""
-        self._count(span, blocks, self._tiles.expect)
-
-    def release(self, span: Span, block: Block) -> None:
-        """Say that a block was read."""
-        self._count(span, [block], self._tiles.release)
-
-    def _count(self, span: Span, blocks: Sequence[Block], say: Callable) -> None:
+    def expect(self, span: Span, blocks: Sequence[Block], but: Sequence[str] = ()) -> None:
+        """Say which blocks will be read (of all bands `but` some), so that what they share is decoded once."""
         for item in self._good(span.acquisitions):
             with self._noting(item):
                 for block in blocks:
                     for band, window in windows(self._config, item, block, self._tile):
-                        say(band, acquisition.tiling_of(band), window)
+                        if band.name not in but:
+                            self._tiles.expect(band, acquisition.tiling_of(band), window)
+
+    def release(self, span: Span, block: Block) -> None:
+        """Say that a block was read."""
+        for item in self._good(span.acquisitions):
+            with self._noting(item):
+                for band, window in windows(self._config, item, block, self._tile):
+                    self._tiles.release(band, acquisition.tiling_of(band), window)
+
+    def expect_seen(self, span: Span, blocks: Sequence[Block], screening: Screening) -> None:
+        """Say which blocks will be looked at for clouds, and later read."""
+        for item in self._good(span.acquisitions):
+            with self._noting(item):
+                for block in blocks:
+                    later = windows(self._config, item, block, self._tile)
+                    for band, window in [*screening.windows(item, block), *later]:
+                        if band.name in (*screening.bands, MASK):
+                            self._tiles.expect(band, acquisition.tiling_of(band), window)
+
+    def see(self, span: Span, block: Block, screening: Screening) -> None:
+        """Look at a block for clouds."""
+        for item in self._good(span.acquisitions):
+            with self._noting(item):
+                screening.see(item, block, self._tiles)
+                for band, window in screening.windows(item, block):
+                    self._tiles.release(band, acquisition.tiling_of(band), window)
 
     def compute(self, span: Span, block: Block, clear: Clear) -> Result:
         """Read the acquisitions of a unit and make its composite."""

@@ -22,6 +22,7 @@ from lcu.acquisition import Acquisition, Tiles
 from lcu.composite import work as sharing
 from lcu.composite.composites import configuration_mark, periods_of, times_of, year_mark
 from lcu.composite.observations import Reader, Result
+from lcu.composite.screening import Screening
 from lcu.composite.work import Work, work_of
 from lcu.config import Config, provenance
 from lcu.disk import Place, Scratch
@@ -221,10 +222,13 @@ def _make_shard(
     with contextlib.closing(Scratch(path.parent)) as scratch:
         with contextlib.closing(Tiles(path.parent)) as decoded:
             reader = Reader(config, work.tile, decoded, _room(config, work, group.rank))
-            waiting = _compute(work, group.rank, reader, parts, scratch, tick)
+            screening = _screen(config, group, work, reader)
+            waiting = _compute(work, group.rank, reader, screening, parts, scratch, tick)
             acquisition.close_all()
         if not any(group.allgather(bool(reader.bad))):
             _write_shard(config, group, work, parts, waiting, scratch)
+    if screening:
+        screening.close()
     of = sharing.file_pixels(config, work) if group.rank == 0 else 0
     name = str(path.relative_to(config.directory))
     log.info("%s: %d acquisitions, %.1f s", name, sum(len(span.acquisitions) for span in work.spans),
@@ -247,6 +251,22 @@ def _room(config: Config, work: Work, rank: int) -> np.ndarray:
     return np.empty(most * len(config.composite.bands), np.uint16)
 
 
+def _screen(config: Config, group: MPI.Comm, work: Work, reader: Reader) -> Screening | None:
+    """Make the masks of the shard's acquisitions by comparison in time, where that is wanted."""
+    if config.composite.mask != "scl+time" or not any(span.acquisitions for span in work.spans):
+        return None
+    screening = Screening(config, group, work)
+    runs = work.own(group.rank)
+    for run in runs:
+        reader.expect_seen(
+            work.spans[run[0][0]], [work.blocks[block] for _, block in run], screening
+        )
+    for span, block in (unit for run in runs for unit in run):
+        reader.see(work.spans[span], work.blocks[block], screening)
+    screening.compare()
+    return screening
+
+
 # (index of the span, index of the part) -> where the result waits
 Waiting = dict[tuple[int, int], Place]
 
@@ -255,6 +275,7 @@ def _compute(
     work: Work,
     rank: int,
     reader: Reader,
+    screening: Screening | None,
     parts: Sequence[tuple[int, Block]],
     scratch: Scratch,
     tick: Callable[[], None],
@@ -264,12 +285,14 @@ def _compute(
     for index, (block, part) in enumerate(parts):
         of_block.setdefault(block, []).append((index, part))
     waiting: Waiting = {}
+    clear = screening.clear if screening else reader.clear_by_scl
+    expected = screening.bands if screening else ()
     for run in work.own(rank):
         span = work.spans[run[0][0]]
-        reader.expect(span, [work.blocks[block] for _, block in run])
+        reader.expect(span, [work.blocks[block] for _, block in run], but=expected)
         for number, index in run:
             block = work.blocks[index]
-            result = reader.compute(span, block, reader.clear_by_scl)
+            result = reader.compute(span, block, clear)
             for place, part in of_block[index]:
                 waiting[number, place] = scratch.put(pack(result, part.inside(block)))
             reader.release(span, block)

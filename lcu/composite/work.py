@@ -23,6 +23,9 @@ BASE_MEMORY = 400 << 20
 # Bytes of finished series that the ranks of a group write in one round.
 ROUND_BYTES = 32 << 20
 
+# Bytes of observations that are compared in time at once.
+SQUARE_BYTES = 96 << 20
+
 # How much more than its share a rank may do so that a span stays whole.
 SLACK = 0.05
 
@@ -110,7 +113,7 @@ def divide(costs: Sequence[Sequence[float]], ranks: int) -> list[list[int]]:
     """Return the rank of each unit, [span][block], so that all ranks have as much to do.
 
     The largest span goes first, to the rank with least to do; a rank that is full leaves the rest of
-    the span to the next one. Every rank computes the same answer. At most `ranks` - 1 spans are cut.
+    the span to the next one. Every rank computes the same answer.
     """
     target = sum(map(sum, costs)) / ranks
     load = [0.0] * ranks
@@ -131,7 +134,7 @@ def _fitting(costs: Sequence[float], room: float, slack: float) -> int:
     if sum(costs) <= room + slack:
         return len(costs)
     count, filled = 1, costs[0]
-    while count < len(costs) and filled + costs[count] <= room:
+    while count < len(costs) and filled + costs[count] / 2 <= room:
         filled += costs[count]
         count += 1
     return count
@@ -145,8 +148,8 @@ def reach(config: Config) -> float:
 def windows(
     config: Config, acquisition: Acquisition, block: Block, tile: Tile
 ) -> Iterator[tuple[Band, Window]]:
-    """Yield what a block needs of an acquisition's rasters."""
-    if config.composite.mask != "none" and acquisition.mask is not None:
+    """Yield what a composite of a block needs of an acquisition's rasters."""
+    if config.composite.mask == "scl" and acquisition.mask is not None:
         around = block.grown(math.ceil(reach(config) / tile.grid.resolution), tile.grid)
         yield (
             acquisition.mask,
@@ -227,7 +230,8 @@ def peak_memory(
     stripe = max(ROUND_BYTES // ranks, a_cell)
     # Sent at most; received, in order, and in HDF5 before and after it is compressed.
     writing = stripe * ranks + 5 * stripe
-    return BASE_MEMORY + TILE_MEMORY + max(reading + composite, writing)
+    screening = 5 * SQUARE_BYTES // 4 if config.composite.mask == "scl+time" else 0
+    return BASE_MEMORY + TILE_MEMORY + max(reading + composite, writing, screening)
 
 
 def most_acquisitions(config: Config, acquisitions: Sequence[Acquisition]) -> int:
