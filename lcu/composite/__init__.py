@@ -1,6 +1,6 @@
 """Composite: acquisitions -> one reflectance a period, in sharded parallel HDF5.
 
-`arrays` is the arithmetic, `stage` the shell that reads, shares the work over the ranks and writes.
+`arrays` and `cloud` are the arithmetic, `stage` the shell that reads, shares the work over the ranks and writes.
 """
 
 from lcu.composite.arrays import (
@@ -12,12 +12,16 @@ from lcu.composite.arrays import (
     medoid,
     scl_clear,
 )
+from lcu.composite.cloud import cloud_halo, cloud_mask, cloud_reach_days
 from lcu.composite.stage import Composites, check_memory, peak_memory, plan, run
 
 __all__ = [
     "Composites",
     "buffer_mask",
     "check_memory",
+    "cloud_halo",
+    "cloud_mask",
+    "cloud_reach_days",
     "fill_gaps",
     "geometric_median",
     "max_ndvi",
