@@ -57,13 +57,16 @@ cdef extern from *:
         }
     }
 
+    static inline int32_t lcu_snow_like(int32_t blue, int32_t swir_300) {
+        return (blue > swir_300 - 300) & (blue > 1500);
+    }
+
     /* Note which usable observations look like snow; tell whether any does. */
     LCU_CLONES
     int lcu_note_snow(lcu_look *restrict look) {
         int32_t any = 0;
         for (int x = 0; x < LCU_STRIP; ++x) {
-            int32_t swir = look->swir[x] - 300;
-            look->snow[x] = look->usable[x] & -(int32_t)((3 * look->blue[x] > 7 * swir) & (look->blue[x] > 2000));
+            look->snow[x] = look->usable[x] & -lcu_snow_like(look->blue[x], look->swir[x]);
             any |= look->snow[x];
         }
         return any != 0;
@@ -77,8 +80,10 @@ cdef extern from *:
         for (int x = 0; x < LCU_STRIP; ++x) {
             int32_t takes = other->usable[x] & -(int32_t)((votes[x] & 15) < LCU_NEAREST);
             int32_t rise = own->haze[x] - other->haze[x];
-            int32_t brighter = rise > 2 * other->blue[x] + 7200;
-            int32_t far_brighter = rise > 3 * other->blue[x] + 10800;
+            int32_t rise_blue = 32 * (own->blue[x] - other->blue[x]);
+            int32_t limit = 2 * other->blue[x], far_limit = 3 * other->blue[x];
+            int32_t brighter = (rise > limit + 7200) | (rise_blue > limit + 10400);
+            int32_t far_brighter = (rise > far_limit + 10800) | (rise_blue > far_limit + 15600);
             int32_t no_haze = own->blue[x] < other->blue[x] + 100;
             int32_t darker = (5 * own->nir[x] < 4 * other->nir[x]) & (5 * own->swir[x] < 4 * other->swir[x]);
             int32_t far_darker = (3 * own->nir[x] < 2 * other->nir[x]) & (3 * own->swir[x] < 2 * other->swir[x]);
@@ -91,7 +96,7 @@ cdef extern from *:
     }
 
     /* Decide from the votes of both sides. One side alone decides only with two voters and a larger
-       difference, and never on what may be snow. `seen` is where another time shows snow. */
+       difference, and never on what looks like snow. `seen` is where another time shows snow. */
     LCU_CLONES
     void lcu_decide(lcu_look *restrict own, const int32_t *restrict before, const int32_t *restrict after,
                     const int32_t *restrict seen) {
@@ -100,15 +105,13 @@ cdef extern from *:
             int32_t count_b = b & 15, count_a = a & 15;
             int32_t both = (count_b > 0) & (count_a > 0);
             int32_t one = ((count_b == 0) & (count_a > 1)) | ((count_a == 0) & (count_b > 1));
-            int32_t swir = own->swir[x] - 300;
-            int32_t snow = (3 * own->blue[x] > 7 * swir) & (own->blue[x] > 2000);
-            int32_t snowy = (own->blue[x] > swir) & (own->blue[x] > 800);
+            int32_t snow = lcu_snow_like(own->blue[x], own->swir[x]);
             int32_t bright_b = 2 * (b >> 4 & 15) > count_b, bright_a = 2 * (a >> 4 & 15) > count_a;
             int32_t dark_b = 2 * (b >> 12 & 15) > count_b, dark_a = 2 * (a >> 12 & 15) > count_a;
             /* The side without voters has no votes: the sum is that of the other side. */
             int32_t far_bright = 2 * ((b >> 8 & 15) + (a >> 8 & 15)) > count_b + count_a;
             int32_t far_dark = 2 * ((b >> 16 & 15) + (a >> 16 & 15)) > count_b + count_a;
-            int32_t cloud = (both & bright_b & bright_a) | (one & far_bright & !snowy);
+            int32_t cloud = (both & bright_b & bright_a) | (one & far_bright & !snow);
             int32_t shadow = (both & dark_b & dark_a) | (one & far_dark);
             int32_t kept = snow & (seen[x] != 0);
             int32_t bad = (cloud & !kept) | shadow;

@@ -79,12 +79,14 @@ def _neighbours(days: np.ndarray, usable: np.ndarray, time: int, window: int) ->
 def _stands_out(own: np.ndarray, other: np.ndarray, one_side: bool) -> tuple[bool, bool]:
     """Whether an observation (blue, nir, swir) is brighter than another, and darker."""
     (blue, nir, swir), (blue_0, nir_0, swir_0) = (map(int, one) for one in (own, other))
-    rise, limit = (blue - 5 / 16 * swir) - (blue_0 - 5 / 16 * swir_0), 225 + blue_0 / 16
+    rise, more = blue - blue_0, 1.5 if one_side else 1
+    brighter = rise - 5 / 16 * (swir - swir_0) > more * (225 + blue_0 / 16)
+    brighter |= rise > more * (325 + blue_0 / 16)
     share = 2 / 3 if one_side else 4 / 5
     darker = all(
         low + 300 < share * (high + 300) - 1e-6 for low, high in ((nir, nir_0), (swir, swir_0))
     )
-    return rise > limit * (1.5 if one_side else 1), darker and blue < blue_0 + 100
+    return brighter, darker and blue < blue_0 + 100
 
 
 def _judge(
@@ -100,11 +102,9 @@ def _judge(
         results.append(2 * np.sum(votes, axis=0) > len(side))
     cloud, shadow = np.all(results, axis=0)
     blue, _, swir = series.astype(int).T
-    snow = (3 * blue > 7 * swir) & (blue > 2000)
+    snow = (blue > swir) & (blue > 1500)
     others = usable & (np.abs(days - days[time]) <= window) & (np.arange(len(days)) != time)
-    if snow[time] and (snow & others).any():
-        cloud = False
-    if len(sides) == 1 and blue[time] > swir[time] and blue[time] > 800:
+    if snow[time] and (len(sides) == 1 or (snow & others).any()):
         cloud = False
     return 3 if cloud or shadow else 1
 

@@ -115,7 +115,7 @@ def test_cloud_kernel_keeps_change_that_stays() -> None:
 
 
 def test_cloud_kernel_keeps_bare_soil_between_two_crops() -> None:
-    assert clear_times(GRASS, GRASS, (900, 2200, 3600), GRASS, GRASS) == [1] * 5
+    assert clear_times(GRASS, GRASS, (740, 2200, 3600), GRASS, GRASS) == [1] * 5
 
 
 def test_cloud_kernel_keeps_snow_that_was_seen_twice_and_masks_what_looks_like_it_once() -> None:
@@ -142,6 +142,9 @@ def test_cloud_kernel_takes_ties_for_clear() -> None:
     assert clear_times(GRASS, (limit, 3500, 2000), GRASS) == [1, 1, 1]
     assert clear_times(GRASS, (limit + 1, 3500, 2000), GRASS) == [1, 0, 1]
     assert clear_times(GRASS, CLOUD, CLOUD, GRASS) == [1, 1, 1, 1]  # one of two neighbours after
+    limit = GRASS[0] + 325 + GRASS[0] // 16  # of blue alone, while the infrared rises as well
+    assert clear_times(GRASS, (limit, 4000, 3000), GRASS) == [1, 1, 1]
+    assert clear_times(GRASS, (limit + 1, 4000, 3000), GRASS) == [1, 0, 1]
     assert clear_times(GRASS, (300, 2740, 1539), GRASS) == [1, 1, 1]
     assert clear_times(GRASS, (300, 2739, 1539), GRASS) == [1, 0, 1]
     together = series(GRASS, CLOUD, GRASS, every=0)  # before and after on one day go by their order
@@ -149,10 +152,10 @@ def test_cloud_kernel_takes_ties_for_clear() -> None:
 
 
 def test_cloud_kernel_asks_for_more_where_only_one_side_has_neighbours() -> None:
-    sand = (3200, 3500, 4000)
+    sand = (3200, 3500, 4000)  # the limit is 1.5 x (225 + 3200 / 16) = 637.5
     assert clear_times((3200 + 637, 3500, 4000), sand, sand) == [1, 1, 1]
     assert clear_times((3200 + 638, 3500, 4000), sand, sand) == [0, 1, 1]
-    assert clear_times((3200 + 638, 3500, 3800), sand, sand) == [1, 1, 1]  # may be thin snow
+    assert clear_times((3200 + 638, 3500, 3800), sand, sand) == [1, 1, 1]  # may be snow
     assert clear_times((300, 2234, 1233), GRASS, GRASS) == [1, 1, 1]
     assert clear_times((300, 2233, 1233), GRASS, GRASS) == [0, 1, 1]
 

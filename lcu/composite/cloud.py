@@ -35,11 +35,12 @@ def cloud_mask(
 
     Three steps: SCL values that are not clear; discs around SCL's clouds (8, 9, 10) and shadows (3);
     and a comparison of what is left with the same pixel before and after. An observation is cloud when
-    its blue, less 5/16 of its short-wave infrared, exceeds that of its neighbours in time by 0.0225 and
-    1/16 of their blue (the blue test of Hagolle et al., Remote Sensing of Environment 114, 2010; the
-    infrared keeps dry and bare soil apart, which brighten there more). It is shadow when both its
-    infrared bands, 0.03 added, are below 0.8 of theirs and its blue has not risen (the shadow test
-    of Tmask, Zhu and Woodcock, Remote Sensing of Environment 152, 2014, is like it).
+    its blue exceeds that of its neighbours in time by 0.0325 and 1/16 of their blue, or its blue less
+    5/16 of its short-wave infrared exceeds theirs by 0.0225 and 1/16 of their blue. (The first is the
+    test of Hagolle et al., Remote Sensing of Environment 114, 2010. In the second thin cloud stands out
+    more, and soil that dries or is laid bare does not: its infrared brightens more.) It is shadow when
+    both its infrared bands, 0.03 added, are below 0.8 of theirs and its blue has not risen by 0.01
+    (compare Tmask, Zhu and Woodcock, Remote Sensing of Environment 152, 2014).
 
     The neighbours are the three nearest in time on either side that lie within `window` days and are
     usable; most of those before *and* most of those after must agree. What stays changed is thus
@@ -89,9 +90,9 @@ def cloud_mask(
     what SCL and the buffers say, and the square around it decides. Ties are clear: of two neighbours
     both must agree, and a difference must be larger than its limit. A saturated observation (65535) is
     compared like any other. One with 0 in any of the three bands is not clear and no neighbour. An
-    observation that looks like snow (NDSI of blue and short-wave infrared above 0.4, blue above 0.2) is
-    not taken for cloud where another one within `window` days does too; and what may be thin snow
-    (blue above short-wave infrared and above 0.08) not by neighbours on one side alone.
+    observation that looks like snow (blue above 0.15 and above short-wave infrared) is not taken for
+    cloud where another one within `window` days does too, nor by neighbours on one side alone: snow
+    that stays is kept, snow that was seen once goes.
     """
     scl, reflectance, days = _checked(scl, reflectance, days)
     bands = _bands(reflectance.shape[1], blue=blue, nir=nir, swir=swir)
