@@ -40,7 +40,8 @@ cdef extern from *:
         int32_t swir[LCU_STRIP];
         int32_t whole[LCU_STRIP];   /* clear so far and nothing missing */
         int32_t usable[LCU_STRIP];  /* whole and not found to be cloud or shadow */
-        int32_t snow[LCU_STRIP];    /* usable and snow-like */
+        int32_t scl_snow[LCU_STRIP];
+        int32_t snow[LCU_STRIP];    /* snow by SCL, and usable */
         int32_t found[LCU_STRIP];   /* 0 undecided, 1 clear, 3 cloud or shadow */
     } lcu_look;
 
@@ -54,26 +55,24 @@ cdef extern from *:
             look->swir[x] = (int32_t)swir[x] + 300;
             look->whole[x] = clear[x] && blue[x] && nir[x] && swir[x] ? -1 : 0;
             look->usable[x] = look->whole[x];
+            look->scl_snow[x] = clear[x] == 2 ? -1 : 0;
         }
     }
 
-    static inline int32_t lcu_snow_like(int32_t blue, int32_t swir_300) {
-        return (blue > swir_300 - 300) & (blue > 1500);
-    }
-
-    /* Note which usable observations look like snow; tell whether any does. */
+    /* Note which usable observations SCL calls snow; tell whether any is. */
     LCU_CLONES
     int lcu_note_snow(lcu_look *restrict look) {
         int32_t any = 0;
         for (int x = 0; x < LCU_STRIP; ++x) {
-            look->snow[x] = look->usable[x] & -lcu_snow_like(look->blue[x], look->swir[x]);
+            look->snow[x] = look->usable[x] & look->scl_snow[x];
             any |= look->snow[x];
         }
         return any != 0;
     }
 
     /* Let another time vote on an observation, unless enough nearer ones have. A vote has one digit (4 bits)
-       each for: voters, brighter, much brighter, darker, much darker. Tell whether more votes are wanted. */
+       each for: voters, brighter, much brighter, darker, much darker, glaring. Tell whether more votes are
+       wanted. */
     LCU_CLONES
     int lcu_vote(int32_t *restrict votes, const lcu_look *restrict own, const lcu_look *restrict other) {
         int32_t wanted = 0;
@@ -84,19 +83,21 @@ cdef extern from *:
             int32_t limit = 2 * other->blue[x], far_limit = 3 * other->blue[x];
             int32_t brighter = (rise > limit + 7200) | (rise_blue > limit + 10400);
             int32_t far_brighter = (rise > far_limit + 10800) | (rise_blue > far_limit + 15600);
+            int32_t glaring = rise_blue > 32000;
             int32_t no_haze = own->blue[x] < other->blue[x] + 100;
             int32_t darker = (5 * own->nir[x] < 4 * other->nir[x]) & (5 * own->swir[x] < 4 * other->swir[x]);
             int32_t far_darker = (3 * own->nir[x] < 2 * other->nir[x]) & (3 * own->swir[x] < 2 * other->swir[x]);
             int32_t vote = 1 | brighter << 4 | far_brighter << 8
-                | (darker & no_haze) << 12 | (far_darker & no_haze) << 16;
+                | (darker & no_haze) << 12 | (far_darker & no_haze) << 16 | glaring << 20;
             votes[x] += takes & vote;
             wanted |= own->whole[x] & -(int32_t)((votes[x] & 15) < LCU_NEAREST);
         }
         return wanted != 0;
     }
 
-    /* Decide from the votes of both sides. One side alone decides only with two voters and a larger
-       difference, and never on what looks like snow. `seen` is where another time shows snow. */
+    /* Decide from the votes of both sides: most of each, or for what glares one of each, since thick clouds
+       that SCL missed may follow one another. One side alone decides only with two voters and a larger
+       difference, and never on snow. `seen` is where another time shows snow. */
     LCU_CLONES
     void lcu_decide(lcu_look *restrict own, const int32_t *restrict before, const int32_t *restrict after,
                     const int32_t *restrict seen) {
@@ -105,13 +106,14 @@ cdef extern from *:
             int32_t count_b = b & 15, count_a = a & 15;
             int32_t both = (count_b > 0) & (count_a > 0);
             int32_t one = ((count_b == 0) & (count_a > 1)) | ((count_a == 0) & (count_b > 1));
-            int32_t snow = lcu_snow_like(own->blue[x], own->swir[x]);
+            int32_t snow = -own->scl_snow[x];
             int32_t bright_b = 2 * (b >> 4 & 15) > count_b, bright_a = 2 * (a >> 4 & 15) > count_a;
             int32_t dark_b = 2 * (b >> 12 & 15) > count_b, dark_a = 2 * (a >> 12 & 15) > count_a;
             /* The side without voters has no votes: the sum is that of the other side. */
             int32_t far_bright = 2 * ((b >> 8 & 15) + (a >> 8 & 15)) > count_b + count_a;
             int32_t far_dark = 2 * ((b >> 16 & 15) + (a >> 16 & 15)) > count_b + count_a;
-            int32_t cloud = (both & bright_b & bright_a) | (one & far_bright & !snow);
+            int32_t glaring = (b >> 20 > 0) & (a >> 20 > 0);
+            int32_t cloud = (both & ((bright_b & bright_a) | glaring)) | (one & far_bright & !snow);
             int32_t shadow = (both & dark_b & dark_a) | (one & far_dark);
             int32_t kept = snow & (seen[x] != 0);
             int32_t bad = (cloud & !kept) | shadow;
@@ -157,7 +159,7 @@ cdef extern from *:
 
 cdef void judge(
     lcu_look* looks,            # INOUT  [time]
-    const uint8_t* snowy,       # IN     [time], 1 where any pixel is snow-like
+    const uint8_t* snowy,       # IN     [time], 1 where any pixel is snow
     const int32_t[::1] days,    # IN     [time], ascending
     Py_ssize_t time,
     int32_t window,
@@ -191,7 +193,7 @@ cdef void judge(
 
 cdef void screen_strip(
     const uint16_t[:, :, :, ::1] reflectance,  # IN   [time, band, y, x], 0 = nodata
-    const uint8_t[:, :, ::1] clear,            # IN   [time, y, x], 0 = not clear
+    const uint8_t[:, :, ::1] clear,            # IN   [time, y, x], 0 = not clear, 1 = clear, 2 = clear and snow by SCL
     const int32_t[::1] days,                   # IN   [time], ascending
     const Py_ssize_t[::1] bands,               # IN   positions of blue, near infrared, short-wave infrared
     const int32_t[::1] windows,                # IN   [pass], days

@@ -76,8 +76,8 @@ def _neighbours(days: np.ndarray, usable: np.ndarray, time: int, window: int) ->
     return [before[::-1][:3], [other for other in near if other > time][:3]]
 
 
-def _stands_out(own: np.ndarray, other: np.ndarray, one_side: bool) -> tuple[bool, bool]:
-    """Whether an observation (blue, nir, swir) is brighter than another, and darker."""
+def _stands_out(own: np.ndarray, other: np.ndarray, one_side: bool) -> tuple[bool, bool, bool]:
+    """Whether an observation (blue, nir, swir) is brighter than another, darker, and glaring."""
     (blue, nir, swir), (blue_0, nir_0, swir_0) = (map(int, one) for one in (own, other))
     rise, more = blue - blue_0, 1.5 if one_side else 1
     brighter = rise - 5 / 16 * (swir - swir_0) > more * (225 + blue_0 / 16)
@@ -86,23 +86,23 @@ def _stands_out(own: np.ndarray, other: np.ndarray, one_side: bool) -> tuple[boo
     darker = all(
         low + 300 < share * (high + 300) - 1e-6 for low, high in ((nir, nir_0), (swir, swir_0))
     )
-    return brighter, darker and blue < blue_0 + 100
+    return brighter, darker and blue < blue_0 + 100, rise > 1000 and not one_side
 
 
 def _judge(
-    series: np.ndarray, usable: np.ndarray, days: np.ndarray, time: int, window: int
+    series: np.ndarray, snow: np.ndarray, usable: np.ndarray, days: np.ndarray, time: int, window: int
 ) -> int:
     """0 undecided, 1 clear, 3 cloud or shadow, of one observation of a pixel's series [time, 3]."""
     sides = [side for side in _neighbours(days, usable, time, window) if side]
     if not sides or (len(sides) == 1 and len(sides[0]) < 2):
         return 0
-    results = []
+    most, any_one = [], []
     for side in sides:
         votes = [_stands_out(series[time], series[other], len(sides) == 1) for other in side]
-        results.append(2 * np.sum(votes, axis=0) > len(side))
-    cloud, shadow = np.all(results, axis=0)
-    blue, _, swir = series.astype(int).T
-    snow = (blue > swir) & (blue > 1500)
+        most.append(2 * np.sum(votes, axis=0) > len(side))
+        any_one.append(np.any(votes, axis=0))
+    cloud, shadow, _ = np.all(most, axis=0)
+    cloud |= np.all(any_one, axis=0)[2]
     others = usable & (np.abs(days - days[time]) <= window) & (np.arange(len(days)) != time)
     if snow[time] and (len(sides) == 1 or (snow & others).any()):
         cloud = False
@@ -120,10 +120,10 @@ def cloud_mask(
         layer &= ~buffer_mask(classes == 3, buffers[1])
     found = np.zeros(scl.shape, int)
     for y, x in np.ndindex(*scl.shape[1:]):
-        clear, usable = whole[:, y, x], whole[:, y, x]
+        clear, usable, snow = whole[:, y, x], whole[:, y, x], scl[:, y, x] == 11
         for reach in (window // 2, window):
             found[:, y, x] = [
-                _judge(bands[:, :, y, x], usable, days, time, reach) if clear[time] else 0
+                _judge(bands[:, :, y, x], snow, usable, days, time, reach) if clear[time] else 0
                 for time in range(len(days))
             ]
             usable = clear & (found[:, y, x] != 3)

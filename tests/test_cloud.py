@@ -22,7 +22,8 @@ def series(*looks: tuple[int, int, int], every: int = 10, side: int = 1) -> tupl
     """Return scl, reflectance and days of a square of which every pixel has the given series."""
     values = np.array(looks, np.uint16)[:, :, None, None]
     reflectance = np.broadcast_to(values, (len(looks), 3, side, side)).copy()
-    return np.full((len(looks), side, side), 4, np.uint8), reflectance, np.arange(len(looks)) * every
+    scl = np.array([11 if look == SNOW else 4 for look in looks], np.uint8)[:, None, None]
+    return scl.repeat(side, 1).repeat(side, 2), reflectance, np.arange(len(looks)) * every
 
 
 def clear_times(*looks: tuple[int, int, int], **more: int) -> list[int]:
@@ -47,6 +48,7 @@ def sky(seed: int, times: int, height: int, width: int) -> tuple:
     scl = random.choice([4, 5, 7], shape).astype(np.uint8)
     known = random.random(shape) < 0.1
     scl[known] = random.choice([0, 1, 3, 8, 9, 10, 11], known.sum())
+    scl[(reflectance[:, 0] > 3000) & (random.random(shape) < 0.7)] = 11
     return scl, reflectance, np.cumsum(random.integers(0, 25, times))
 
 
@@ -108,6 +110,12 @@ def test_cloud_kernel_masks_what_lasts_for_one_observation() -> None:
     assert clear_times(GRASS, GRASS, SHADOW, GRASS, GRASS) == [1, 1, 0, 1, 1]
 
 
+def test_cloud_kernel_masks_thick_clouds_one_after_another() -> None:
+    thick = (1401, 4500, 2800)
+    assert clear_times(GRASS, thick, thick, thick, GRASS) == [1, 0, 0, 0, 1]
+    assert clear_times(GRASS, *[(1400, 4500, 2800)] * 3, GRASS) == [1] * 5
+
+
 def test_cloud_kernel_keeps_change_that_stays() -> None:
     soil = (1100, 1800, 3000)
     assert clear_times(GRASS, GRASS, GRASS, soil, soil, soil) == [1] * 6
@@ -141,7 +149,8 @@ def test_cloud_kernel_takes_ties_for_clear() -> None:
     limit = GRASS[0] + 225 + GRASS[0] // 16
     assert clear_times(GRASS, (limit, 3500, 2000), GRASS) == [1, 1, 1]
     assert clear_times(GRASS, (limit + 1, 3500, 2000), GRASS) == [1, 0, 1]
-    assert clear_times(GRASS, CLOUD, CLOUD, GRASS) == [1, 1, 1, 1]  # one of two neighbours after
+    thin = (1000, 3900, 2300)
+    assert clear_times(GRASS, thin, thin, GRASS) == [1, 1, 1, 1]  # only one of two neighbours after
     limit = GRASS[0] + 325 + GRASS[0] // 16  # of blue alone, while the infrared rises as well
     assert clear_times(GRASS, (limit, 4000, 3000), GRASS) == [1, 1, 1]
     assert clear_times(GRASS, (limit + 1, 4000, 3000), GRASS) == [1, 0, 1]
@@ -155,7 +164,7 @@ def test_cloud_kernel_asks_for_more_where_only_one_side_has_neighbours() -> None
     sand = (3200, 3500, 4000)  # the limit is 1.5 x (225 + 3200 / 16) = 637.5
     assert clear_times((3200 + 637, 3500, 4000), sand, sand) == [1, 1, 1]
     assert clear_times((3200 + 638, 3500, 4000), sand, sand) == [0, 1, 1]
-    assert clear_times((3200 + 638, 3500, 3800), sand, sand) == [1, 1, 1]  # may be snow
+    assert clear_times(SNOW, GRASS, GRASS) == [1, 1, 1]
     assert clear_times((300, 2234, 1233), GRASS, GRASS) == [1, 1, 1]
     assert clear_times((300, 2233, 1233), GRASS, GRASS) == [0, 1, 1]
 
@@ -223,7 +232,8 @@ def flanders(shared: Path) -> dict[str, np.ndarray]:
         for name in ("scl", "blue", "nir08", "swir16")
     )
     scl, reflectance = scl.astype(np.uint8), np.stack(bands, axis=1).astype(np.uint16)
-    return {"when": np.array(when), "scl": scl, "mask": cloud_mask(scl, reflectance, days, **BANDS)}
+    mask = cloud_mask(scl, reflectance, days, **BANDS)
+    return {"when": np.array(when), "scl": scl, "mask": mask, "rest": (reflectance, days)}
 
 
 def _at_10_m(file: Path) -> np.ndarray:
@@ -246,3 +256,10 @@ def test_clear_acquisitions_stay_clear(flanders: dict) -> None:
     assert more.mean() <= 0.03
     # 2018-05-24 is not clear, whatever SCL says: thin cloud and its shadow lie over all of it.
     assert more[flanders["when"][clearest] != "20180524"].max() <= 0.03
+
+
+def test_thick_clouds_are_found_without_scl(flanders: dict) -> None:
+    scl, (reflectance, days) = flanders["scl"], flanders["rest"]
+    alone = cloud_mask(np.full_like(scl, 7), reflectance, days, **BANDS)
+    assert (alone[np.isin(scl, (8, 9))] == 0).mean() >= 0.95
+    assert (alone[flanders["mask"] == 1] == 0).mean() <= 0.01

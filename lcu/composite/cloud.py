@@ -13,6 +13,9 @@ from lcu.composite.arrays import buffer_mask
 # SCL values that stand for clouds and for their shadows; each has its own buffer.
 CLOUDS, SHADOWS = (8, 9, 10), (3,)
 
+# SCL's snow and ice.
+SNOW = 11
+
 # Half the side of the square, in pixels, that shares one opinion: clouds are wider than fields.
 SUPPORT = 8
 
@@ -44,9 +47,11 @@ def cloud_mask(
 
     The neighbours are the three nearest in time on either side that lie within `window` days and are
     usable; most of those before *and* most of those after must agree. What stays changed is thus
-    change, what lasts for one observation is cloud. Where one side has no neighbours, two of the other
-    must differ by half as much again (a shadow: to below 2/3). Usable are observations that steps one
-    and two left and that a first pass, within `window // 2` days, did not find to be cloud or shadow.
+    change, what lasts for one observation is cloud. One neighbour on either side is enough where the
+    blue rises by 0.1, since thick clouds may follow one another. Where one side has no neighbours, two
+    of the other must differ by half as much again (a shadow: to below 2/3). Usable are observations
+    that steps one and two left and that a first pass, within `window // 2` days, did not find to be
+    cloud or shadow.
 
     Last, a pixel is masked when at least two fifths of those that could be judged in the square of
     17 x 17 pixels around it are cloud or shadow, and kept when not, whatever its own result: fields
@@ -56,7 +61,7 @@ def cloud_mask(
     ----------
     scl : ndarray[time, y, x], uint8
         Scene classification of Sen2Cor; 0 = no data. 7 (unclassified) where there is none: then only
-        the comparison speaks.
+        the comparison speaks, and nothing is known to be snow.
     reflectance : ndarray[time, band, y, x], uint16
         Surface reflectance x 10000; 0 = nodata. Only three of the bands are looked at.
     days : [time], int
@@ -90,9 +95,9 @@ def cloud_mask(
     what SCL and the buffers say, and the square around it decides. Ties are clear: of two neighbours
     both must agree, and a difference must be larger than its limit. A saturated observation (65535) is
     compared like any other. One with 0 in any of the three bands is not clear and no neighbour. An
-    observation that looks like snow (blue above 0.15 and above short-wave infrared) is not taken for
-    cloud where another one within `window` days does too, nor by neighbours on one side alone: snow
-    that stays is kept, snow that was seen once goes.
+    observation that SCL calls snow (11) is not taken for cloud where another usable one within `window`
+    days is snow too, nor by neighbours on one side alone: snow that stays is kept, snow that was seen
+    once goes.
     """
     scl, reflectance, days = _checked(scl, reflectance, days)
     bands = _bands(reflectance.shape[1], blue=blue, nir=nir, swir=swir)
@@ -103,11 +108,12 @@ def cloud_mask(
     for band in bands:
         clear &= reflectance[:, band] > 0
     clear = clear.view(np.uint8)
+    clear[(scl == SNOW) & (clear > 0)] = 2
     found = np.empty_like(clear)
     windows = np.array([window // 2, window], np.int32)
     _cloud.screen(reflectance, clear, days, bands, windows, found, threads)
     _cloud.support(found, clear, SUPPORT, threads)
-    return clear
+    return np.minimum(clear, 1, out=clear)
 
 
 def cloud_reach_days(window: int = 60) -> int:
