@@ -35,6 +35,7 @@ YEARS = (2018, 2019)
 BANDS = ("B02", "B8A", "B11")
 BUFFER = 6.0  # pixels: 60 m
 CLEAREST = 20
+CLOUDS, UNCLASSIFIED = (8, 9, 10), 7  # values of SCL
 FAST = (40, 3, 512, 512)  # shape of what the speed is measured on
 
 
@@ -181,6 +182,10 @@ def on_archive(path: Path) -> Iterator[tuple[str, str, str, float]]:
             clear = mask(seen)
             more = (base & ~clear).mean(axis=(1, 2))
             yield name, kind, "clear share of all observations", clear.mean()
+            alone = mask(seen._replace(scl=np.full_like(seen.scl, UNCLASSIFIED)))
+            known = np.isin(seen.scl, CLOUDS)
+            yield name, kind, "clouds of SCL found without it", 1 - alone[known].mean()
+            yield name, kind, "lost without SCL", 1 - alone[clear].mean()
             yield name, kind, f"lost on the {CLEAREST} clearest, mean", more[clearest].mean()
             worst = np.sort(more[clearest])
             yield name, kind, f"lost on the {CLEAREST} clearest, second most", worst[-2]
