@@ -67,3 +67,74 @@ def geometric_median(points: np.ndarray) -> np.ndarray:
 def distance_sum(points: np.ndarray, y: np.ndarray) -> float:
     """Sum of the distances from a point to all observations, in reflectance."""
     return np.linalg.norm(points.astype(float) - y, axis=1).sum() / 1e4
+
+
+def _neighbours(days: np.ndarray, usable: np.ndarray, time: int, window: int) -> list[list[int]]:
+    """The three nearest usable times before one, and those after it, within the window."""
+    near = [other for other in np.flatnonzero(usable) if abs(days[other] - days[time]) <= window]
+    before = [other for other in near if other < time]
+    return [before[::-1][:3], [other for other in near if other > time][:3]]
+
+
+def _stands_out(own: np.ndarray, other: np.ndarray, one_side: bool) -> tuple[bool, bool, bool]:
+    """Whether an observation (blue, nir, swir) is brighter than another, darker, and glaring."""
+    (blue, nir, swir), (blue_0, nir_0, swir_0) = (map(int, one) for one in (own, other))
+    rise, more = blue - blue_0, 1.5 if one_side else 1
+    brighter = rise - 5 / 16 * (swir - swir_0) > more * (225 + blue_0 / 16)
+    brighter |= rise > more * (325 + blue_0 / 16)
+    share = 2 / 3 if one_side else 4 / 5
+    darker = all(
+        low + 300 < share * (high + 300) - 1e-6 for low, high in ((nir, nir_0), (swir, swir_0))
+    )
+    return brighter, darker and blue < blue_0 + 100, rise > 1000 and not one_side
+
+
+def _judge(
+    series: np.ndarray,
+    snow: np.ndarray,
+    usable: np.ndarray,
+    days: np.ndarray,
+    time: int,
+    window: int,
+) -> int:
+    """0 undecided, 1 clear, 3 cloud or shadow, of one observation of a pixel's series [time, 3]."""
+    sides = [side for side in _neighbours(days, usable, time, window) if side]
+    if not sides or (len(sides) == 1 and len(sides[0]) < 2):
+        return 0
+    most, any_one = [], []
+    for side in sides:
+        votes = [_stands_out(series[time], series[other], len(sides) == 1) for other in side]
+        most.append(2 * np.sum(votes, axis=0) > len(side))
+        any_one.append(np.any(votes, axis=0))
+    cloud, shadow, _ = np.all(most, axis=0)
+    cloud |= np.all(any_one, axis=0)[2]
+    others = usable & (np.abs(days - days[time]) <= window) & (np.arange(len(days)) != time)
+    if snow[time] and (len(sides) == 1 or (snow & others).any()):
+        cloud = False
+    return 3 if cloud or shadow else 1
+
+
+def cloud_mask(
+    scl: np.ndarray, bands: np.ndarray, days: np.ndarray, buffers: tuple[float, float], window: int
+) -> np.ndarray:
+    """Clear by SCL and by comparison in time, of bands [time, 3 (blue, nir, swir), y, x]."""
+    days = np.asarray(days)
+    whole = ~np.isin(scl, (0, 1, 3, 8, 9, 10)) & (bands > 0).all(axis=1)
+    for layer, classes in zip(whole, scl, strict=True):
+        layer &= ~buffer_mask(np.isin(classes, (8, 9, 10)), buffers[0])
+        layer &= ~buffer_mask(classes == 3, buffers[1])
+    found = np.zeros(scl.shape, int)
+    for y, x in np.ndindex(*scl.shape[1:]):
+        clear, usable, snow = whole[:, y, x], whole[:, y, x], scl[:, y, x] == 11
+        for reach in (window // 2, window):
+            found[:, y, x] = [
+                _judge(bands[:, :, y, x], snow, usable, days, time, reach) if clear[time] else 0
+                for time in range(len(days))
+            ]
+            usable = clear & (found[:, y, x] != 3)
+    result = whole.copy()
+    for time, y, x in np.ndindex(*scl.shape):
+        near = found[time, max(y - 8, 0) : y + 9, max(x - 8, 0) : x + 9]
+        bad = (near == 3).sum()
+        result[time, y, x] &= bad == 0 or 5 * bad < 2 * (near > 0).sum()
+    return result.astype(np.uint8)

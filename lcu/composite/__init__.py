@@ -1,7 +1,8 @@
 """Composite: acquisitions -> one reflectance a period, in sharded parallel HDF5.
 
-`arrays` is the arithmetic, `work` says who makes what, `observations` reads and makes a unit, `stage` is
-the shell that writes, `composites` the way in for later stages.
+`arrays` and `cloud` are the arithmetic, `work` says who makes what, `screening` makes the masks of a year,
+`observations` reads and makes a unit, `stage` is the shell that writes, `composites` the way in for later
+stages.
 """
 
 from lcu.composite.arrays import (
@@ -11,8 +12,8 @@ from lcu.composite.arrays import (
     max_ndvi,
     median,
     medoid,
-    scl_clear,
 )
+from lcu.composite.cloud import cloud_halo, cloud_mask, cloud_reach_days, scl_clear
 from lcu.composite.composites import Composites
 from lcu.composite.stage import decoded_share, plan, run
 from lcu.composite.work import block_size, peak_memory
@@ -21,6 +22,9 @@ __all__ = [
     "Composites",
     "block_size",
     "buffer_mask",
+    "cloud_halo",
+    "cloud_mask",
+    "cloud_reach_days",
     "decoded_share",
     "fill_gaps",
     "geometric_median",

@@ -12,9 +12,6 @@ import numpy as np
 
 from lcu import _composite
 
-# Classes of Sen2Cor's scene classification: clouds of medium and high probability, cirrus; shadows.
-CLOUDS, SHADOWS = (8, 9, 10), (3,)
-
 # Where the iteration of the geometric median ends: length of a step in reflectance, number of steps.
 STEP_TOLERANCE, STEP_LIMIT = 1e-5, 1000
 
@@ -194,39 +191,6 @@ def buffer_mask(mask: np.ndarray, pixels: float) -> np.ndarray:
     for layer, out in zip(layers, grown, strict=True):
         _composite.buffer_mask(layer, out, float(pixels))
     return grown.reshape(mask.shape).astype(bool)
-
-
-def scl_clear(
-    scl: np.ndarray, classes: Sequence[int], *, clouds: float, shadows: float
-) -> np.ndarray:
-    """Tell clear from not clear by the scene classification of Sen2Cor.
-
-    Parameters
-    ----------
-    scl : ndarray[..., y, x], uint8
-        Scene classification; 0 = no data.
-    classes : sequence of int
-        Values that are not clear.
-    clouds, shadows : float
-        How far clouds (8, 9, 10) and shadows (3) are grown, in pixels; other classes are not.
-
-    Returns
-    -------
-    ndarray[..., y, x], bool
-        True where clear.
-    """
-    masked = _among(scl, classes)
-    for kind, pixels in ((CLOUDS, clouds), (SHADOWS, shadows)):
-        grown = [value for value in classes if value in kind]
-        if grown and pixels > 0:
-            masked |= buffer_mask(_among(scl, grown), pixels)
-    return ~masked
-
-
-def _among(scl: np.ndarray, classes: Sequence[int]) -> np.ndarray:
-    table = np.zeros(256, bool)
-    table[list(classes)] = True
-    return table.take(scl)
 
 
 class Clearest:

@@ -11,7 +11,8 @@ import numpy as np
 
 from lcu import acquisition
 from lcu.acquisition import MASK, Acquisition, AcquisitionError, Tiles
-from lcu.composite.arrays import Clearest, geometric_median, max_ndvi, median, medoid, scl_clear
+from lcu.composite.arrays import Clearest, geometric_median, max_ndvi, median, medoid
+from lcu.composite.cloud import scl_clear
 from lcu.composite.screening import Screening
 from lcu.composite.work import Span, reach, windows
 from lcu.config import Config

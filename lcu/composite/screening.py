@@ -15,6 +15,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mpi4py import MPI
@@ -30,6 +31,9 @@ from lcu.ranks import on_root
 
 # SCL's value for what it could not classify: what a mask is where there is none.
 UNCLASSIFIED = 7
+
+# Half the side of the square that shares one opinion, in metres.
+SUPPORT = 80
 
 # Bytes of an observation that is compared: three bands, SCL, and what the comparison needs besides.
 OBSERVATION_BYTES = 12
@@ -106,21 +110,22 @@ class Screening:
         """Make the masks of this rank's share of squares; a collective call."""
         self._group.Barrier()
         pixel = self.grid.resolution
-        buffers = {
+        reach = {
             "cloud_buffer": self._config.composite.cloud_buffer / pixel,
             "shadow_buffer": self._config.composite.shadow_buffer / pixel,
+            "support": round(SUPPORT / pixel),
         }
-        halo = cloud_halo(**buffers)
+        halo = cloud_halo(**reach)
         ground = Grid(self.grid.crs, self.grid.transform, self._ground.height, self._ground.width)
         squares = list(split(ground.whole, square_side(len(self.items), halo)))
         for square in squares[self._group.rank :: self._group.size]:
             around = square.grown(halo, ground)
-            clear = self._compared(around, buffers)
+            clear = self._compared(around, reach)
             for layer, mask in enumerate(clear):
                 self._clear.write(layer, square, mask[square.inside(around)])
         self._group.Barrier()
 
-    def _compared(self, block: Block, buffers: dict[str, float]) -> np.ndarray:
+    def _compared(self, block: Block, reach: dict[str, Any]) -> np.ndarray:
         shape = (len(self.items), block.height, block.width)
         bands, scl = np.empty((shape[0], 3, *shape[1:]), np.uint16), np.empty(shape, np.uint8)
         one = np.empty(shape[1:], np.uint16)
@@ -131,7 +136,7 @@ class Screening:
             scl[index] = one
         return cloud_mask(
             scl, bands, [day_number(item.time) for item in self.items],
-            blue=0, nir=1, swir=2, classes=self._config.composite.mask_classes, **buffers,
+            blue=0, nir=1, swir=2, classes=self._config.composite.mask_classes, **reach,
         )  # fmt: skip
 
     def clear(self, item: Acquisition, block: Block) -> np.ndarray:
