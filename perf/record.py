@@ -71,12 +71,12 @@ def processor() -> str:
     return " ".join([flags.get("model name", platform.machine()), *found[:1]])
 
 
-def append(path: Path, rows: list[dict[str, object]]) -> None:
+def append(path: Path, rows: list[dict[str, object]], columns: tuple[str, ...] = COLUMNS) -> None:
     """Append rows to a CSV file, with a header where it is new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         if new:
             writer.writeheader()
         writer.writerows(rows)

@@ -16,7 +16,7 @@ SIZE = 128  # pixels of 10 m: 64 of 20 m, and 22 of 60 m, which reach 40 m furth
 EPSG = 32632
 CORNER = (600000.0, 5200020.0)
 JP2_TILES = {10: 64, 20: 64, 60: 64}  # side of the tiles of JP2 files, by resolution
-RESOLUTIONS = {"B01": 60, "B02": 10, "B04": 10, "B05": 20, "B11": 20, "SCL": 20}
+RESOLUTIONS = {"B01": 60, "B02": 10, "B04": 10, "B05": 20, "B08": 10, "B11": 20, "SCL": 20}
 BANDS_OF_ID = "B01 B02 B03 B04 B05 B06 B07 B08 B8A B09 B10 B11 B12".split()
 
 

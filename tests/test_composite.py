@@ -15,8 +15,18 @@ from hypothesis import strategies as st
 from mpi4py import MPI
 
 from lcu import config as configuration
-from lcu.acquisition import Acquisition, Band, Tiles, Tiling, Window, find, read_band, tiling_of
-from lcu.composite import decoded_share, peak_memory, run, work
+from lcu.acquisition import (
+    Acquisition,
+    Band,
+    Tiles,
+    Tiling,
+    Window,
+    find,
+    read_band,
+    read_mask,
+    tiling_of,
+)
+from lcu.composite import cloud_mask, decoded_share, median, peak_memory, run, work
 from lcu.composite.observations import by_clearness
 from lcu.config import Config
 from lcu.disk import Scratch
@@ -99,6 +109,44 @@ def test_composites_are_the_medians_of_what_is_clear(mpi_tmp_path: Path) -> None
         np.testing.assert_array_equal(file["reflectance"][0], expected)
         np.testing.assert_array_equal(file["clear_count"][0], count)
         assert not file["reflectance"][1].any() and file["clear_count"][2].any()
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("block", [64, 128])
+def test_comparison_in_time_does_not_depend_on_blocks_and_ranks(
+    mpi_tmp_path: Path, block: int
+) -> None:
+    days = ("20180110", "20180115", "20180120", "20180301", "20180305", "20180601")
+    write_products(mpi_tmp_path, days)
+    config = configuration.load(mpi_tmp_path / "run.toml", [
+        'composite.mask="scl+time"', f"composite.block={block}", f'run.directory="run-{block}"',
+        'composite.bands=["B02", "B08", "B11"]', 'composite.period="P1Y"',
+    ])  # fmt: skip
+    run(config, COMM, lambda *_: None)
+    found, tiles, _ = find(config, COMM)
+    items, grid = found["32TPS"], tiles["32TPS"].grid
+    coarse = items[0].bands["B11"].grid
+    seen = np.stack([
+        [read_band(item, band, coarse.whole, coarse) for band in config.composite.bands]
+        for item in items
+    ])  # fmt: skip
+    scl = np.stack([read_mask(item, coarse.whole, coarse) for item in items])
+    clear = cloud_mask(
+        scl, seen, [day_number(item.time) for item in items], blue=0, nir=1, swir=2,
+        classes=(0, 9), cloud_buffer=1, shadow_buffer=3, support=4,
+    )  # fmt: skip
+    series = np.stack([
+        [read_band(item, band, grid.whole, grid) for band in config.composite.bands]
+        for item in items
+    ])  # fmt: skip
+    expected, count = median(series, clear.repeat(2, 1).repeat(2, 2))
+    with h5py.File(config.directory / "composites" / "32TPS.h5") as file:
+        np.testing.assert_array_equal(file["reflectance"][0], expected)
+        np.testing.assert_array_equal(file["clear_count"][0], count)
+    assert 0 < count.mean() < (~np.isin(scl, (0, 9))).sum(axis=0).mean()
+    leftovers = [path for path in config.directory.rglob("*.part")]
+    assert leftovers == []
+    assert COMM.size > 1 or decoded_share(config) == pytest.approx(1)
 
 
 def test_cloudy_blocks_are_not_decoded_beyond_their_mask(tmp_path: Path, monkeypatch) -> None:

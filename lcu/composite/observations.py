@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lcu import acquisition
-from lcu.acquisition import MASK, Acquisition, AcquisitionError, Tiles
+from lcu.acquisition import Acquisition, AcquisitionError, Tiles
 from lcu.composite.arrays import Clearest, geometric_median, max_ndvi, median, medoid
 from lcu.composite.cloud import scl_clear
 from lcu.composite.screening import Screening
@@ -61,7 +61,7 @@ class Reader:
         self._room = room
 
     def expect(self, span: Span, blocks: Sequence[Block], but: Sequence[str] = ()) -> None:
-        """Say which blocks will be read (of all bands `but` some), so that what they share is decoded once."""
+        """Say which blocks will be read (all rasters `but` some), so that what they share is decoded once."""
         for item in self._good(span.acquisitions):
             with self._noting(item):
                 for block in blocks:
@@ -77,14 +77,14 @@ class Reader:
                     self._tiles.release(band, acquisition.tiling_of(band), window)
 
     def expect_seen(self, span: Span, blocks: Sequence[Block], screening: Screening) -> None:
-        """Say which blocks will be looked at for clouds, and later read."""
+        """Say which blocks will be looked at for clouds, and their bands read later."""
         for item in self._good(span.acquisitions):
             with self._noting(item):
                 for block in blocks:
                     later = windows(self._config, item, block, self._tile)
-                    for band, window in [*screening.windows(item, block), *later]:
-                        if band.name in (*screening.bands, MASK):
-                            self._tiles.expect(band, acquisition.tiling_of(band), window)
+                    bands = [pair for pair in later if pair[0].name in screening.bands]
+                    for band, window in [*screening.windows(item, block), *bands]:
+                        self._tiles.expect(band, acquisition.tiling_of(band), window)
 
     def see(self, span: Span, block: Block, screening: Screening) -> None:
         """Look at a block for clouds."""

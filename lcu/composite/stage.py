@@ -216,7 +216,7 @@ def _make_shards(
 def _make_shard(
     config: Config, group: MPI.Comm, work: Work, tick: Callable[[], None]
 ) -> tuple[dict[str, Failure], Reading]:
-    started = time.perf_counter()
+    started, began = time.perf_counter(), time.process_time()
     path = work.shard.path(config.directory)
     parts = sharing.stripes(config, work, group.size)
     with contextlib.closing(Scratch(path.parent)) as scratch:
@@ -225,14 +225,18 @@ def _make_shard(
             screening = _screen(config, group, work, reader)
             waiting = _compute(work, group.rank, reader, screening, parts, scratch, tick)
             acquisition.close_all()
+        computed = time.process_time()
         if not any(group.allgather(bool(reader.bad))):
             _write_shard(config, group, work, parts, waiting, scratch)
     if screening:
         screening.close()
     of = sharing.file_pixels(config, work) if group.rank == 0 else 0
     name = str(path.relative_to(config.directory))
-    log.info("%s: %d acquisitions, %.1f s", name, sum(len(span.acquisitions) for span in work.spans),
-             time.perf_counter() - started)  # fmt: skip
+    log.info(
+        "%s: %d acquisitions, %.1f s; of processor time %.2f s to compute and %.2f s to write",
+        name, sum(len(span.acquisitions) for span in work.spans), time.perf_counter() - started,
+        computed - began, time.process_time() - computed,
+    )  # fmt: skip
     return reader.bad, Reading(name, decoded.decoded, of)
 
 
@@ -286,7 +290,7 @@ def _compute(
         of_block.setdefault(block, []).append((index, part))
     waiting: Waiting = {}
     clear = screening.clear if screening else reader.clear_by_scl
-    expected = screening.bands if screening else ()
+    expected = (*screening.bands, acquisition.MASK) if screening else ()
     for run in work.own(rank):
         span = work.spans[run[0][0]]
         reader.expect(span, [work.blocks[block] for _, block in run], but=expected)

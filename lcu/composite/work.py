@@ -148,9 +148,13 @@ def reach(config: Config) -> float:
 def windows(
     config: Config, acquisition: Acquisition, block: Block, tile: Tile
 ) -> Iterator[tuple[Band, Window]]:
-    """Yield what a composite of a block needs of an acquisition's rasters."""
-    if config.composite.mask == "scl" and acquisition.mask is not None:
-        around = block.grown(math.ceil(reach(config) / tile.grid.resolution), tile.grid)
+    """Yield what a block needs of an acquisition's rasters.
+
+    Around a block SCL is needed as far as clouds are grown, but for scl+time, which shares what it saw.
+    """
+    if config.composite.mask != "none" and acquisition.mask is not None:
+        halo = reach(config) if config.composite.mask == "scl" else 0
+        around = block.grown(math.ceil(halo / tile.grid.resolution), tile.grid)
         yield (
             acquisition.mask,
             Window.of(*native_pixels(acquisition, acquisition.mask, around, tile.grid)),
