@@ -65,12 +65,12 @@ LCU_INLINE void LCU_NAME(lcu_tile)(const LCU_REAL *const *rows, const LCU_REAL *
 
 /* For LCU_BATCH samples the nearest centre, the squared distance from it and from the second nearest;
    all three go on from what they hold. packed [group][feature][LCU_LANES]; centres are numbered from `first`.
-   Of equally near centres the first counts. The rows after those of this batch are the next one's: they are
-   fetched into the cache meanwhile, a part with every group of centres, for all at once would wait. */
+   Of equally near centres the first counts. The rows after those of this batch are the next one's: with `fetch`
+   they are brought into the second-level cache meanwhile, a part with every group of centres. */
 LCU_CLONES
 void LCU_NAME(lcu_nearest)(const LCU_REAL *const *rows, const LCU_REAL *restrict packed, long centres,
                            long features, int32_t first, LCU_REAL *restrict best,
-                           LCU_REAL *restrict second, int32_t *restrict nearest) {
+                           LCU_REAL *restrict second, int32_t *restrict nearest, int fetch) {
     const long bytes = features * (long)sizeof(LCU_REAL);
     for (long start = 0; start < centres; start += LCU_LANES) {
         const long begin = bytes * start / centres, end = bytes * (start + LCU_LANES) / centres;
@@ -78,8 +78,8 @@ void LCU_NAME(lcu_nearest)(const LCU_REAL *const *rows, const LCU_REAL *restrict
         for (int s = 0; s < LCU_BATCH; s += 8) {
             LCU_VECTOR squared[8];
             for (int r = 0; r < 8; ++r)
-                for (long byte = begin; byte < end && centres > LCU_LANES; byte += 64)
-                    __builtin_prefetch((const char *)rows[LCU_BATCH + s + r] + byte);
+                for (long byte = begin; byte < end && fetch; byte += 64)
+                    __builtin_prefetch((const char *)rows[LCU_BATCH + s + r] + byte, 0, 2);
             LCU_NAME(lcu_tile)(rows + s, packed + start * features, features, squared);
             LCU_UNROLL for (int part = 0; part < 8; part += LCU_LANES) {
                 LCU_NAME(lcu_anywhere) *own = (LCU_NAME(lcu_anywhere) *)(best + s + part);
@@ -103,21 +103,57 @@ void LCU_NAME(lcu_nearest)(const LCU_REAL *const *rows, const LCU_REAL *restrict
     }
 }
 
+/* Squared distance of two points, for a bound: in LCU_LANES sums and more. */
+LCU_CLONES
+LCU_REAL LCU_NAME(lcu_apart)(const LCU_REAL *restrict x, const LCU_REAL *restrict c, long features) {
+    LCU_VECTOR sum = {0}, more = {0};
+    LCU_REAL total = 0;
+    long j = 0;
+    for (; j + 2 * LCU_LANES <= features; j += 2 * LCU_LANES) {
+        const LCU_NAME(lcu_anywhere) *own = (const LCU_NAME(lcu_anywhere) *)(x + j);
+        const LCU_NAME(lcu_anywhere) *other = (const LCU_NAME(lcu_anywhere) *)(c + j);
+        sum += (own[0] - other[0]) * (own[0] - other[0]);
+        more += (own[1] - other[1]) * (own[1] - other[1]);
+    }
+    for (; j < features; ++j) total += (x[j] - c[j]) * (x[j] - c[j]);
+    sum += more;
+    for (int l = 0; l < LCU_LANES; ++l) total += sum[l];
+    return total;
+}
+
 /* Add a sample to sums [2][features + 1], integers: x * scale * share, of at most 2^28, rounded, and what that
    left in units of 2^-28. The last column is share. Adding 1.5 * 2^52 rounds a double to an integer and leaves
-   it in the low bits; a negative share takes away exactly what the positive one added. */
+   it in the low bits; a negative share takes away what the positive one added. */
 LCU_CLONES
 void LCU_NAME(lcu_add)(const LCU_REAL *restrict x, long features, const double *restrict scale, double share,
                        int64_t *restrict sums) {
-    int64_t *restrict low = sums + features + 1;
-    for (long j = 0; j < features; ++j) {
-        double value = (double)x[j] * scale[j] * share;
-        double whole = value + LCU_MAGIC;
-        double rest = (value - (whole - LCU_MAGIC)) * LCU_LIMB + LCU_MAGIC;
-        sums[j] += lcu_bits(whole) - lcu_bits(LCU_MAGIC);
-        low[j] += lcu_bits(rest) - lcu_bits(LCU_MAGIC);
+    for (long j = 0; j < features; ++j)
+        lcu_split((double)x[j] * scale[j] * share, sums + j, sums + features + 1 + j);
+    lcu_split(share, sums + features, sums + 2 * features + 1);
+}
+
+/* The same, and take it away from the sums of another cluster. */
+LCU_CLONES
+void LCU_NAME(lcu_move)(const LCU_REAL *restrict x, long features, const double *restrict scale, double share,
+                        int64_t *restrict from, int64_t *restrict to) {
+    for (long j = 0; j <= features; ++j) {
+        int64_t high = 0, low = 0;
+        lcu_split(j < features ? (double)x[j] * scale[j] * share : share, &high, &low);
+        to[j] += high;
+        to[features + 1 + j] += low;
+        from[j] -= high;
+        from[features + 1 + j] -= low;
     }
-    lcu_split(share, sums + features, low + features);
+}
+
+/* Make distances of squared distances, those from the nearest centres longer and the others shorter by what
+   rounding may have done to them. */
+LCU_CLONES
+void LCU_NAME(lcu_bounds)(LCU_REAL *restrict best, LCU_REAL *restrict second, LCU_REAL slack, LCU_REAL tiny) {
+    for (int s = 0; s < LCU_BATCH; ++s) {
+        best[s] = LCU_SQRT(best[s]) * (1 + slack) + tiny;
+        second[s] = LCU_SQRT(second[s]) * (1 - slack) - tiny;
+    }
 }
 
 /* Raise largest [feature] to the absolute values of a sample; infinity for what is no number. */

@@ -18,6 +18,10 @@ cdef enum:
 cdef enum:
     BLOCK = 1024
 
+# From so many centres on, one distance more from the own centre spares enough of the others.
+cdef enum:
+    TIGHTEN = 16
+
 cdef extern from *:
     """
     #include <float.h>
@@ -59,6 +63,7 @@ cdef extern from *:
     #define LCU_LACE_UPPER {4, 12, 5, 13, 6, 14, 7, 15}
     #define LCU_NAME(name) name##_float
     #define LCU_FMA __builtin_fmaf
+    #define LCU_SQRT sqrtf
     #define LCU_MOST FLT_MAX
     #include "kmeans.h"
     #undef LCU_REAL
@@ -67,6 +72,7 @@ cdef extern from *:
     #undef LCU_LACE_UPPER
     #undef LCU_NAME
     #undef LCU_FMA
+    #undef LCU_SQRT
     #undef LCU_MOST
     #define LCU_REAL double
     #define LCU_INTEGER int64_t
@@ -74,25 +80,36 @@ cdef extern from *:
     #define LCU_LACE_UPPER {2, 6, 3, 7}
     #define LCU_NAME(name) name##_double
     #define LCU_FMA __builtin_fma
+    #define LCU_SQRT sqrt
     #define LCU_MOST DBL_MAX
     #include "kmeans.h"
     """
     void lcu_split(double value, int64_t* high, int64_t* low) noexcept nogil
     void lcu_nearest_float(
         const float** rows, const float* packed, long centres, long features, int32_t first,
-        float* best, float* second, int32_t* nearest
+        float* best, float* second, int32_t* nearest, int fetch
     ) noexcept nogil
     void lcu_nearest_double(
         const double** rows, const double* packed, long centres, long features, int32_t first,
-        double* best, double* second, int32_t* nearest
+        double* best, double* second, int32_t* nearest, int fetch
     ) noexcept nogil
+    float lcu_apart_float(const float* x, const float* c, long features) noexcept nogil
+    double lcu_apart_double(const double* x, const double* c, long features) noexcept nogil
     void lcu_add_float(
         const float* x, long features, const double* scale, double share, int64_t* sums
     ) noexcept nogil
     void lcu_add_double(
         const double* x, long features, const double* scale, double share, int64_t* sums
     ) noexcept nogil
+    void lcu_move_float(
+        const float* x, long features, const double* scale, double share, int64_t* origin, int64_t* target
+    ) noexcept nogil
+    void lcu_bounds_float(float* best, float* second, float slack, float tiny) noexcept nogil
     void lcu_largest_float(const float* x, long features, float* largest) noexcept nogil
+    void lcu_move_double(
+        const double* x, long features, const double* scale, double share, int64_t* origin, int64_t* target
+    ) noexcept nogil
+    void lcu_bounds_double(double* best, double* second, double slack, double tiny) noexcept nogil
     void lcu_largest_double(const double* x, long features, double* largest) noexcept nogil
     double lcu_squared_float(const float* x, const float* c, long features) noexcept nogil
     double lcu_squared_double(const double* x, const double* c, long features) noexcept nogil
@@ -112,15 +129,17 @@ cdef inline void find_nearest(
     """Find the nearest centres of a batch; where it is not full the last sample stands in."""
     cdef const floating* rows[2 * BATCH]
     cdef Py_ssize_t s
+    # The processor itself fetches rows that follow each other in good time, where each is used but once.
+    cdef bint fetch = centres > 8 or places[min(2 * BATCH, count) - 1] - places[0] >= 2 * BATCH
     for s in range(2 * BATCH):
         rows[s] = &values[places[min(s, count - 1)], 0]
     if floating is float:
         lcu_nearest_float(
-            rows, &packed[0, 0, 0], centres, values.shape[1], first, best, second, nearest
+            rows, &packed[0, 0, 0], centres, values.shape[1], first, best, second, nearest, fetch
         )
     else:
         lcu_nearest_double(
-            rows, &packed[0, 0, 0], centres, values.shape[1], first, best, second, nearest
+            rows, &packed[0, 0, 0], centres, values.shape[1], first, best, second, nearest, fetch
         )
 
 
@@ -135,6 +154,20 @@ cdef inline void add(
         lcu_add_float(&values[sample, 0], values.shape[1], &scale[0], share, sums)
     else:
         lcu_add_double(&values[sample, 0], values.shape[1], &scale[0], share, sums)
+
+
+cdef inline void move(
+    const floating[:, ::1] values,  # IN  [sample, feature]
+    Py_ssize_t sample,
+    const double[::1] scale,        # IN  [feature]
+    double share,
+    int64_t* origin,                # INOUT  [2][feature + 1]
+    int64_t* target,                # INOUT  [2][feature + 1]
+) noexcept nogil:
+    if floating is float:
+        lcu_move_float(&values[sample, 0], values.shape[1], &scale[0], share, origin, target)
+    else:
+        lcu_move_double(&values[sample, 0], values.shape[1], &scale[0], share, origin, target)
 
 
 cdef inline double share_of(const double[::1] weights, Py_ssize_t sample, double unit) noexcept nogil:
@@ -174,6 +207,36 @@ cdef Py_ssize_t still_open(
     return count
 
 
+cdef Py_ssize_t tighten(
+    const floating[:, ::1] values,   # IN     [sample, feature]
+    const floating[:, ::1] centres,  # IN     [centre, feature]
+    const floating[::1] half,        # IN     [centre]
+    floating slack,
+    floating tiny,
+    const int32_t[::1] labels,       # IN     [sample]
+    floating[::1] upper,             # INOUT  [sample]
+    const floating[::1] lower,       # IN     [sample]
+    Py_ssize_t* places,              # INOUT  [count]
+    Py_ssize_t count,
+) noexcept nogil:
+    """Compute the distances from the own centres; list the samples that are still open then."""
+    cdef Py_ssize_t number, sample, left = 0
+    cdef floating near
+    cdef int32_t label
+    for number in range(count):
+        sample = places[number]
+        label = labels[sample]
+        if floating is float:
+            near = lcu_apart_float(&values[sample, 0], &centres[label, 0], values.shape[1])
+        else:
+            near = lcu_apart_double(&values[sample, 0], &centres[label, 0], values.shape[1])
+        near = <floating>sqrt(near) * (1 + slack) + tiny
+        upper[sample] = near
+        places[left] = sample
+        left += not (near * (1 + slack) + tiny < max(lower[sample], half[label]))
+    return left
+
+
 cdef Py_ssize_t assign_open(
     const floating[:, ::1] values,     # IN     [sample, feature]
     const double[::1] weights,         # IN     [sample] or empty
@@ -204,16 +267,21 @@ cdef Py_ssize_t assign_open(
             second[s] = INFINITY
             nearest[s] = 0
         find_nearest(values, packed, centres, 0, places + start, count - start, best, second, nearest)
+        if floating is float:
+            lcu_bounds_float(best, second, slack, tiny)
+        else:
+            lcu_bounds_double(best, second, slack, tiny)
         for s in range(here):
             sample = places[start + s]
-            upper[sample] = <floating>sqrt(best[s]) * (1 + slack) + tiny
-            lower[sample] = <floating>sqrt(second[s]) * (1 - slack) - tiny
+            upper[sample] = best[s]
+            lower[sample] = second[s]
             if labels[sample] == nearest[s]:
                 continue
             share = share_of(weights, sample, unit)
-            add(values, sample, scale, share, sums + nearest[s] * width)
-            if labels[sample] >= 0:
-                add(values, sample, scale, -share, sums + labels[sample] * width)
+            if labels[sample] < 0:
+                add(values, sample, scale, share, sums + nearest[s] * width)
+            else:
+                move(values, sample, scale, share, sums + labels[sample] * width, sums + nearest[s] * width)
             labels[sample] = nearest[s]
             moved += 1
     return moved
@@ -223,7 +291,7 @@ def assign(
     const floating[:, ::1] values,
     const double[::1] weights,
     const floating[:, :, ::1] packed,
-    Py_ssize_t centres,
+    const floating[:, ::1] centres,
     const floating[::1] drift,
     const floating[::1] reach,
     const floating[::1] half,
@@ -263,7 +331,7 @@ cdef Py_ssize_t assign_block(
     const floating[:, ::1] values,
     const double[::1] weights,
     const floating[:, :, ::1] packed,
-    Py_ssize_t centres,
+    const floating[:, ::1] centres,
     const floating[::1] drift,
     const floating[::1] reach,
     const floating[::1] half,
@@ -289,8 +357,10 @@ cdef Py_ssize_t assign_block(
         count = still_open(
             start, stop, drift, reach, half, slack, tiny, labels, upper, lower, places
         )
+        if centres.shape[0] >= TIGHTEN:
+            count = tighten(values, centres, half, slack, tiny, labels, upper, lower, places, count)
     return assign_open(
-        values, weights, packed, centres, scale, unit, slack, tiny, places, count, labels, upper, lower, sums
+        values, weights, packed, centres.shape[0], scale, unit, slack, tiny, places, count, labels, upper, lower, sums
     )
 
 
@@ -360,6 +430,16 @@ def largest_term(const floating[::1] squared, const double[::1] weights, double 
     with nogil:
         for sample in range(squared.shape[0]):
             most = max(most, share_of(weights, sample, unit) * squared[sample])
+    return most
+
+
+def largest_bound(const floating[::1] upper, const double[::1] weights, double unit):
+    """Return the largest product of a weight and a bound squared."""
+    cdef Py_ssize_t sample
+    cdef double most = 0
+    with nogil:
+        for sample in range(upper.shape[0]):
+            most = max(most, share_of(weights, sample, unit) * upper[sample] * upper[sample])
     return most
 
 

@@ -166,8 +166,9 @@ def kmeans(
     if isinstance(start, str):
         start = seed_centres(part, k, start, seed)
     limit = tolerance * mean_variance(part) if tolerance > 0 else 0.0
-    centres, labels, iterations = lloyd(part, start, max_iterations, limit)
-    return centres, labels, inertia_of(part, centres, labels), iterations
+    centres, state, iterations = lloyd(part, start, max_iterations, limit)
+    most = part.largest(_kmeans.largest_bound(state.upper, part.weights, part.unit))
+    return centres, state.labels, inertia_of(part, centres, state.labels, most), iterations
 
 
 def kmeans_memory(samples: int, features: int, k: int, dtype: type = np.float32) -> int:
@@ -321,7 +322,7 @@ def problem_of_values(values: np.ndarray, sizes: np.ndarray) -> str | None:
 
 def most_value(values: np.ndarray) -> float:
     """Return up to what absolute value squared distances cannot overflow."""
-    return float(np.sqrt(np.finfo(values.dtype).max / values.shape[1])) / 4
+    return float(np.sqrt(np.finfo(values.dtype).max / values.shape[1])) / 16
 
 
 def largest_values(values: np.ndarray, threads: int) -> np.ndarray:
@@ -373,8 +374,8 @@ class State:
 
 def lloyd(
     part: Part, centres: np.ndarray, max_iterations: int, limit: float
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return centres, labels and how many iterations it took; see `kmeans`."""
+) -> tuple[np.ndarray, State, int]:
+    """Return centres, labels with their bounds, and how many iterations it took; see `kmeans`."""
     state = State.of(part, len(centres))
     drift = np.zeros(len(centres))
     iterations, ended = 0, False
@@ -388,7 +389,7 @@ def lloyd(
         iterations, ended = iterations + 1, moved == 0 or squared.sum() <= limit
     if drift.any():
         assign(part, state, centres, drift)
-    return centres, state.labels, iterations
+    return centres, state, iterations
 
 
 def assign(part: Part, state: State, centres: np.ndarray, drift: np.ndarray) -> int:
@@ -403,7 +404,7 @@ def assign(part: Part, state: State, centres: np.ndarray, drift: np.ndarray) -> 
     slack = (part.features + 16) * np.finfo(dtype).eps
     tiny = np.sqrt(part.features * np.finfo(dtype).tiny)
     return _kmeans.assign(
-        part.values, part.weights, packed(centres), len(centres),
+        part.values, part.weights, packed(centres), centres,
         up(drift, dtype), up(reach, dtype), (half * (1 - slack)).astype(dtype), slack, tiny,
         part.scale, LIMB * part.unit, state.labels, state.upper, state.lower, state.sums, part.threads,
     )  # fmt: skip
@@ -490,13 +491,9 @@ def squared_distances(
         yield start, squared[: len(own)]
 
 
-def inertia_of(part: Part, centres: np.ndarray, labels: np.ndarray) -> float:
-    """Return the weighted sum of the squared distances over all samples; twice over the samples."""
-    most = 0.0
-    for start, squared in squared_distances(part, centres, labels):
-        weights = part.weights[start : start + CHUNK]
-        most = max(most, _kmeans.largest_term(squared, weights, part.unit))
-    scale = float(to_one(part.largest(most))) * LIMB
+def inertia_of(part: Part, centres: np.ndarray, labels: np.ndarray, most: float) -> float:
+    """Return the weighted sum of the squared distances over all samples, none of them above `most`."""
+    scale = float(to_one(most)) * LIMB
     sums = np.zeros(2, np.int64)
     for start, squared in squared_distances(part, centres, labels):
         weights = part.weights[start : start + CHUNK]
@@ -511,7 +508,8 @@ def mean_variance(part: Part) -> float:
     mean = means(part, part.sum(sums)[None])
     plain = Part(**(vars(part) | {"weights": np.empty(0), "unit": 1.0}))
     labels = np.zeros(len(part.values), np.int32)
-    return inertia_of(plain, mean, labels) / part.samples / part.features
+    most = float(((2 / part.scale) ** 2).sum())
+    return inertia_of(plain, mean, labels, most) / part.samples / part.features
 
 
 # ------------------------------------------------------------------------------------ seeding
