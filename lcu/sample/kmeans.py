@@ -471,8 +471,9 @@ def farthest_samples(part: Part, centres: np.ndarray, labels: np.ndarray, count:
     for start, squared in squared_distances(part, centres, labels):
         if len(part.weights):
             squared = np.where(part.weights[start : start + CHUNK] > 0, squared, 0)
-        order = np.argsort(-squared, kind="stable")[:count]
-        found += [(-squared[place], part.first + start + int(place)) for place in order]
+        kept = max(len(squared) - count, 0)
+        far = np.flatnonzero(squared >= np.partition(squared, kept)[kept])
+        found += [(-squared[place], part.first + start + int(place)) for place in far]
         found = sorted(found)[:count]
     everywhere = sorted(pair for pairs in part.comm.allgather(found) for pair in pairs)
     return [position for distance, position in everywhere[:count] if distance < 0]
