@@ -138,3 +138,18 @@ def cloud_mask(
         bad = (near == 3).sum()
         result[time, y, x] &= bad == 0 or 5 * bad < 2 * (near > 0).sum()
     return result.astype(np.uint8)
+
+
+def kmeans(
+    values: np.ndarray, centres: np.ndarray, iterations: int, weights: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Lloyd iterations in double precision with all distances, then labels and inertia; no empty cluster."""
+    values, centres = values.astype(float), centres.astype(float)
+    weights = np.ones(len(values)) if weights is None else weights
+    for iteration in range(iterations + 1):
+        squared = np.array([((values - centre) ** 2).sum(axis=1) for centre in centres])
+        labels = squared.argmin(axis=0)
+        if iteration < iterations:
+            own = [labels == cluster for cluster in range(len(centres))]
+            centres = np.array([np.average(values[o], axis=0, weights=weights[o]) for o in own])
+    return centres, labels, (weights * squared.min(axis=0)).sum()

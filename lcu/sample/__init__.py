@@ -1,6 +1,7 @@
 """Sample: old map + composites -> reliable labelled series in ``samples/samples.h5``."""
 
 from lcu.sample.draw import Candidates, assign_splits, core_pixels, draw, priority
+from lcu.sample.kmeans import kmeans, kmeans_memory
 from lcu.sample.oldmap import OldMap, OldMapError
 from lcu.sample.stage import Samples, run
 
@@ -12,6 +13,8 @@ __all__ = [
     "assign_splits",
     "core_pixels",
     "draw",
+    "kmeans",
+    "kmeans_memory",
     "priority",
     "run",
 ]
