@@ -335,7 +335,7 @@ void lcu_median_row(const lcu_cube *cube, long y, char *scratch) {
     }
 }
 
-/* --- geometric median ------------------------------------------------------------------------------ */
+/* --- observations as vectors of all bands ---------------------------------------------------------- */
 
 typedef float lcu_lanes __attribute__((vector_size(4 * LCU_LANES), aligned(4), may_alias));
 typedef int32_t lcu_whole __attribute__((vector_size(4 * LCU_LANES), aligned(4), may_alias));
@@ -350,20 +350,60 @@ LCU_INLINE lcu_lanes lcu_where(lcu_whole mask, lcu_lanes yes, lcu_lanes no) {
    of floats make GCC 12 fail for processors with mask registers.) */
 LCU_INLINE lcu_whole lcu_above(lcu_lanes one, lcu_lanes other) { return (lcu_whole)(other - one) >> 31; }
 
-/* 1 / sqrt(x) to the last bits but one, finite for 0: half the exponent, then Newton's iteration. It takes a
-   fraction of the time of a root and a division, and is the same everywhere. */
+/* 1 / sqrt(x) with a relative error below 8e-7, finite for 0: half the exponent, then Newton's iteration, whose first
+   step is fitted to the error of that start. It takes a fraction of the time of a root and a division, and
+   is the same everywhere. */
 LCU_INLINE lcu_lanes lcu_inverse_root(lcu_lanes x) {
-    lcu_lanes half = 0.5f * x, root = (lcu_lanes)(0x5f375a86 - ((lcu_whole)x >> 1));
-    root *= 1.5f - half * root * root;
-    root *= 1.5f - half * root * root;
-    return root * (1.5f - half * root * root);
+    lcu_lanes root = (lcu_lanes)(0x5f202000 - ((lcu_whole)x >> 1));
+    root *= 1.68081531f - 0.70257363f * x * root * root;
+    return root * (1.5f - 0.5f * x * root * root);
 }
+
+/* The observations of some pixels side by side, without the times that count for none of them. */
+typedef struct {
+    long count;          /* times that count for some pixel */
+    lcu_lanes *vectors;  /* [count][band], reflectance 0..6.5535 */
+    lcu_whole *used;     /* [count], all bits set where it counts, else 0 */
+    lcu_lanes *sum;      /* [count], room for the distances to all others */
+    int32_t *place;      /* [count], of the first band in the values of the strip */
+} lcu_vectors;
+
+static long lcu_vectors_scratch(long times, long bands) {
+    return lcu_strip_bytes(times, bands) + times * (4 * LCU_LANES * (bands + 2) + 4);
+}
+
+LCU_INLINE void lcu_load_vectors(const lcu_cube *cube, const lcu_strip *strip, long x, lcu_vectors *all) {
+    all->count = 0;
+    all->vectors = (lcu_lanes *)strip->rest;
+    all->used = (lcu_whole *)(all->vectors + cube->times * cube->bands);
+    all->sum = (lcu_lanes *)(all->used + cube->times);
+    all->place = (int32_t *)(all->sum + cube->times);
+    for (long time = 0; time < strip->count; ++time) {
+        const uint16_t *missing = strip->missing + time * LCU_STRIP + x;
+        const uint16_t *values = strip->values + time * cube->bands * LCU_STRIP + x;
+        int32_t *used = (int32_t *)(all->used + all->count), any = 0;
+        for (int p = 0; p < LCU_LANES; ++p) {
+            used[p] = missing[p] ? 0 : -1;
+            any |= used[p];
+        }
+        if (!any) continue;
+        for (long band = 0; band < cube->bands; ++band) {
+            float *vector = (float *)(all->vectors + all->count * cube->bands + band);
+            for (int p = 0; p < LCU_LANES; ++p) vector[p] = values[band * LCU_STRIP + p] * 1e-4f;
+        }
+        all->place[all->count++] = (int32_t)(values - strip->values);
+    }
+}
+
+/* --- geometric median ------------------------------------------------------------------------------ */
 
 /* The search for the geometric medians of LCU_LANES pixels at once. Some need many more iterations than
    others, so each lane that has ended takes the next pixel. */
 typedef struct {
     const lcu_cube *cube;
-    lcu_strip strip;            /* where the next pixel is taken from */
+    lcu_strip strip;            /* where the next pixel is taken from, */
+    lcu_vectors next;           /* it and its neighbours, */
+    lcu_lanes *mean;            /* [band], the means of these */
     char *scratch;
     long y, end, x;             /* its row, the end of the rows, its place in the strip */
     long most;                  /* most observations that a pixel in a lane has had */
@@ -375,41 +415,55 @@ typedef struct {
 } lcu_search;
 
 static long lcu_search_scratch(long times, long bands) {
-    return lcu_strip_bytes(times, bands) + 4 * LCU_LANES * (times + 2) * bands;
+    return lcu_vectors_scratch(times, bands) + 4 * LCU_LANES * (times + 3) * bands;
+}
+
+/* The means of the observations that count. */
+LCU_INLINE void lcu_means(const lcu_vectors *all, lcu_lanes *mean, long bands) {
+    lcu_lanes none = lcu_all(0), number = none;
+    for (long time = 0; time < all->count; ++time) number += lcu_where(all->used[time], lcu_all(1), none);
+    number = lcu_where(lcu_above(number, none), number, lcu_all(1));
+    for (long band = 0; band < bands; ++band) {
+        lcu_lanes sum = none;
+        for (long time = 0; time < all->count; ++time)
+            sum += lcu_where(all->used[time], all->vectors[time * bands + band], none);
+        mean[band] = sum / number;
+    }
 }
 
 /* Step to the next pixel; false after the last. */
 LCU_INLINE int lcu_next_pixel(lcu_search *search) {
-    if (++search->x < search->strip.width) return 1;
-    long first = search->strip.first + search->strip.width;
-    if (first == search->cube->width) {
-        ++search->y;
-        first = 0;
+    if (++search->x >= search->strip.width) {
+        long first = search->strip.first + search->strip.width;
+        if (first >= search->cube->width) {
+            ++search->y;
+            first = 0;
+        }
+        if (search->y == search->end) return 0;
+        lcu_load_strip(search->cube, search->y, first, search->scratch, &search->strip);
+        search->x = 0;
     }
-    if (search->y == search->end) return 0;
-    lcu_load_strip(search->cube, search->y, first, search->scratch, &search->strip);
-    search->x = 0;
+    if (search->x % LCU_LANES == 0) {
+        lcu_load_vectors(search->cube, &search->strip, search->x, &search->next);
+        lcu_means(&search->next, search->mean, search->cube->bands);
+    }
     return 1;
 }
 
 /* Put the observations of the pixel and their mean into a lane; return how many they are. */
 LCU_INLINE int32_t lcu_load_lane(lcu_search *search, int lane) {
-    long bands = search->cube->bands;
-    float *point = (float *)search->point + lane, *vector = (float *)search->vectors + lane;
+    long bands = search->cube->bands, from = search->x % LCU_LANES;
+    float *vector = (float *)search->vectors + lane;
     int32_t number = 0;
-    for (long band = 0; band < bands; ++band) point[band * LCU_LANES] = 0;
-    for (long time = 0; time < search->strip.count; ++time) {
-        const uint16_t *values = search->strip.values + time * bands * LCU_STRIP + search->x;
-        if (search->strip.missing[time * LCU_STRIP + search->x]) continue;
-        for (long band = 0; band < bands; ++band) {
-            float value = values[band * LCU_STRIP] * 1e-4f;
-            vector[band * LCU_LANES] = value;
-            point[band * LCU_LANES] += value;
-        }
+    for (long time = 0; time < search->next.count; ++time) {
+        const float *own = (float *)(search->next.vectors + time * bands) + from;
+        if (!((int32_t *)(search->next.used + time))[from]) continue;
+        for (long band = 0; band < bands; ++band) vector[band * LCU_LANES] = own[band * LCU_LANES];
         vector += bands * LCU_LANES;
         ++number;
     }
-    for (long band = 0; band < bands; ++band) point[band * LCU_LANES] /= number ? number : 1;
+    for (long band = 0; band < bands; ++band)
+        ((float *)search->point)[band * LCU_LANES + lane] = ((float *)search->mean)[band * LCU_LANES + from];
     return number;
 }
 
@@ -456,9 +510,13 @@ LCU_INLINE lcu_forces lcu_pull(const lcu_search *search, const lcu_lanes *restri
     for (long time = 0; time < search->most; ++time) {
         const lcu_lanes *restrict own = search->vectors + time * bands;
         lcu_whole used = ((int32_t)time - number) >> 31;
-        lcu_lanes square = lcu_all(0);
+        lcu_lanes square = lcu_all(0), odd = square; /* two sums: neither has to wait for the other */
         #pragma GCC unroll 16
-        for (long band = 0; band < bands; ++band) square += (own[band] - point[band]) * (own[band] - point[band]);
+        for (long band = 0; band < bands; ++band) {
+            lcu_lanes part = (own[band] - point[band]) * (own[band] - point[band]);
+            if (band % 2) odd += part; else square += part;
+        }
+        square += odd;
         lcu_whole far = lcu_above(square, lcu_all(1e-14f)) & used;
         lcu_lanes weight = lcu_where(far, lcu_inverse_root(square), lcu_all(0));
         forces.weight += weight;
@@ -507,7 +565,8 @@ LCU_CLONES
 void lcu_geometric_median_rows(const lcu_cube *cube, long y, long end, float tolerance, long limit, char *scratch) {
     lcu_search search = {.cube = cube, .scratch = scratch, .y = y - 1, .end = end, .most = 0};
     search.strip.first = cube->width; /* as if at the end of the row before */
-    search.vectors = (lcu_lanes *)(scratch + lcu_strip_bytes(cube->times, cube->bands));
+    search.mean = (lcu_lanes *)(scratch + lcu_vectors_scratch(cube->times, cube->bands));
+    search.vectors = search.mean + cube->bands;
     search.point = search.vectors + cube->times * cube->bands;
     search.step = search.point + cube->bands;
     memset(search.vectors, 0, 4 * LCU_LANES * cube->times * cube->bands);
@@ -529,43 +588,6 @@ void lcu_geometric_median_rows(const lcu_cube *cube, long y, long end, float tol
 
 /* --- medoid ---------------------------------------------------------------------------------------- */
 
-/* The observations of some pixels side by side, without the times that count for none of them. */
-typedef struct {
-    long count;          /* times that count for some pixel */
-    lcu_lanes *vectors;  /* [count][band], reflectance 0..6.5535 */
-    lcu_whole *used;     /* [count], all bits set where it counts, else 0 */
-    lcu_lanes *sum;      /* [count], of the distances to all others */
-    int32_t *place;      /* [count], of the first band in the values of the strip */
-} lcu_vectors;
-
-static long lcu_medoid_scratch(long times, long bands) {
-    return lcu_strip_bytes(times, bands) + times * (4 * LCU_LANES * (bands + 2) + 4);
-}
-
-LCU_INLINE void lcu_load_vectors(const lcu_cube *cube, const lcu_strip *strip, long x, lcu_vectors *all) {
-    all->count = 0;
-    all->vectors = (lcu_lanes *)strip->rest;
-    all->used = (lcu_whole *)(all->vectors + cube->times * cube->bands);
-    all->sum = (lcu_lanes *)(all->used + cube->times);
-    all->place = (int32_t *)(all->sum + cube->times);
-    for (long time = 0; time < strip->count; ++time) {
-        const uint16_t *missing = strip->missing + time * LCU_STRIP + x;
-        const uint16_t *values = strip->values + time * cube->bands * LCU_STRIP + x;
-        int32_t *used = (int32_t *)(all->used + all->count), any = 0;
-        for (int p = 0; p < LCU_LANES; ++p) {
-            used[p] = missing[p] ? 0 : -1;
-            any |= used[p];
-        }
-        if (!any) continue;
-        for (long band = 0; band < cube->bands; ++band) {
-            float *vector = (float *)(all->vectors + all->count * cube->bands + band);
-            for (int p = 0; p < LCU_LANES; ++p) vector[p] = values[band * LCU_STRIP + p] * 1e-4f;
-        }
-        all->sum[all->count] = lcu_all(0);
-        all->place[all->count++] = (int32_t)(values - strip->values);
-    }
-}
-
 /* Write for each pixel the observation that begins at `place` in the values of the strip; 0 where that is negative. */
 LCU_INLINE void lcu_write_chosen(const lcu_cube *cube, const lcu_strip *strip, long y, long x, const int32_t *place, long pixels) {
     long plane = cube->height * cube->width, width = lcu_least(pixels, strip->width - x);
@@ -582,6 +604,7 @@ LCU_INLINE void lcu_medoid_lanes(const lcu_cube *cube, const lcu_strip *strip, l
     lcu_load_vectors(cube, strip, x, &all);
     lcu_lanes *sum = all.sum, least = lcu_all(1e30f);
     lcu_whole best = (lcu_whole){0} - 1;
+    for (long time = 0; time < all.count; ++time) sum[time] = lcu_all(0);
     for (long one = 0; one < all.count; ++one) {
         const lcu_lanes *own = all.vectors + one * cube->bands;
         for (long time = one + 1; time < all.count; ++time) {

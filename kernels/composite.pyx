@@ -25,7 +25,7 @@ cdef extern from "composite.h" nogil:
 
     long lcu_median_scratch(long times, long bands)
     long lcu_search_scratch(long times, long bands)
-    long lcu_medoid_scratch(long times, long bands)
+    long lcu_vectors_scratch(long times, long bands)
     long lcu_strip_bytes(long times, long bands)
     long lcu_fill_scratch(long times)
     void lcu_median_row(const lcu_cube* cube, long y, char* scratch)
@@ -115,7 +115,7 @@ def medoid(
     if not cube_of(reflectance, clear, values, counts, &cube):
         return
     with nogil, parallel(num_threads=threads):
-        scratch = <char*>malloc(lcu_medoid_scratch(cube.times, cube.bands))
+        scratch = <char*>malloc(lcu_vectors_scratch(cube.times, cube.bands))
         for y in prange(cube.height, schedule="dynamic", chunksize=4):
             lcu_medoid_row(&cube, y, scratch)
         free(scratch)
