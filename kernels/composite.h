@@ -674,42 +674,57 @@ void lcu_max_ndvi_row(const lcu_cube *cube, long y, long red, long nir, char *sc
 /* --- gaps and masks -------------------------------------------------------------------------------- */
 
 /* Bytes of scratch of lcu_fill_row: for every time the next known value and its day. */
-static long lcu_fill_scratch(long times) { return times * LCU_STRIP * (2 + 4); }
+static long lcu_fill_scratch(long times) { return times * LCU_STRIP * 8; }
 
-/* Linear in time between two known values, rounded half up. The whole numbers below are exact in double
-   precision, and so is the quotient rounded down: it lies further from a whole number than it is rounded. */
-LCU_INLINE uint16_t lcu_between(double before, double after, double day_before, double day_after, double day) {
-    double span = day_after > day_before ? day_after - day_before : 1;
-    double twice = 2 * (before * (day_after - day) + after * (day - day_before)) + span;
-    return (uint16_t)(int32_t)(twice / (2 * span));
+/* Linear in time between known values, rounded half up; between two of the same day the first. The whole numbers
+   below are exact in double precision, and so is the quotient rounded down: it is either whole or further from
+   the next whole number than the rounding of a quotient reaches. */
+LCU_INLINE void lcu_between(const int32_t *before, const int32_t *after, const int32_t *day_before,
+                            const int32_t *day_after, int32_t day, int32_t *between, long width) {
+    for (long x = 0; x < width; ++x) {
+        double since = (double)day - day_before[x], left = (double)day_after[x] - day, span = since + left;
+        double twice = 2 * (before[x] * left + after[x] * since) + span;
+        between[x] = (int32_t)(twice / (span > 0 ? 2 * span : 1));
+    }
+    for (long x = 0; x < width; ++x) between[x] = day_after[x] > day_before[x] ? between[x] : before[x];
 }
 
-/* Fill the gaps of a strip of one row of one band; `stride` lies between two times. */
-LCU_INLINE void lcu_fill_strip(const uint16_t *reflectance, const int32_t *days, uint16_t *filled, uint8_t *flags,
-                               long times, long stride, long width, char *scratch) {
-    int32_t *restrict next_day = (int32_t *)scratch;                        /* [time][LCU_STRIP] */
-    uint16_t *restrict next = (uint16_t *)(next_day + times * LCU_STRIP);   /* [time][LCU_STRIP], 0 = none */
-    uint16_t before[LCU_STRIP] = {0}, after[LCU_STRIP] = {0};
-    int32_t day_before[LCU_STRIP] = {0}, day_after[LCU_STRIP] = {0};
-    for (long time = times - 1; time >= 0; --time)
+/* Fill the gaps of a strip of one row of one band; `stride` lies between two times. Beyond the ends the known
+   value is thought to stay: then what lies between is that value too. */
+LCU_INLINE void lcu_fill_strip(const uint16_t *restrict reflectance, const int32_t *days, uint16_t *restrict filled,
+                               uint8_t *restrict flags, long times, long stride, long width, int32_t *restrict scratch) {
+    int32_t *restrict next = scratch;                          /* [time][LCU_STRIP], 0 = none */
+    int32_t *restrict next_day = scratch + times * LCU_STRIP;  /* [time][LCU_STRIP] */
+    int32_t last[LCU_STRIP], last_day[LCU_STRIP], before[LCU_STRIP], after[LCU_STRIP], between[LCU_STRIP];
+    for (long x = 0; x < LCU_STRIP; ++x) {
+        last[x] = 0;
+        last_day[x] = days[times - 1] + 1;
+    }
+    for (long time = times - 1; time >= 0; --time) {
+        const uint16_t *restrict own = reflectance + time * stride;
         for (long x = 0; x < width; ++x) {
-            uint16_t value = reflectance[time * stride + x];
-            next[time * LCU_STRIP + x] = after[x] = value ? value : after[x];
-            next_day[time * LCU_STRIP + x] = day_after[x] = value ? days[time] : day_after[x];
+            int32_t value = own[x];
+            last[x] = value > 0 ? value : last[x];
+            last_day[x] = value > 0 ? days[time] : last_day[x];
         }
+        memcpy(next + time * LCU_STRIP, last, sizeof last);
+        memcpy(next_day + time * LCU_STRIP, last_day, sizeof last_day);
+    }
+    for (long x = 0; x < width; ++x) {
+        last[x] = 0;
+        last_day[x] = days[0] - 1;
+    }
     for (long time = 0; time < times; ++time) {
         const uint16_t *restrict own = reflectance + time * stride;
-        uint16_t *restrict out = filled + time * stride;
-        int32_t day = days[time];
         for (long x = 0; x < width; ++x) {
-            before[x] = own[x] ? own[x] : before[x];
-            day_before[x] = own[x] ? day : day_before[x];
-            uint16_t low = before[x] ? before[x] : next[time * LCU_STRIP + x];
-            uint16_t high = next[time * LCU_STRIP + x] ? next[time * LCU_STRIP + x] : before[x];
-            int32_t end = next_day[time * LCU_STRIP + x];
-            uint16_t between = lcu_between(low, high, day_before[x], end, day);
-            out[x] = low == high || end <= day_before[x] ? low : between;
+            int32_t value = own[x], coming = next[time * LCU_STRIP + x];
+            last[x] = value > 0 ? value : last[x];
+            last_day[x] = value > 0 ? days[time] : last_day[x];
+            before[x] = last[x] > 0 ? last[x] : coming;
+            after[x] = coming > 0 ? coming : last[x];
         }
+        lcu_between(before, after, last_day, next_day + time * LCU_STRIP, days[time], between, width);
+        for (long x = 0; x < width; ++x) filled[time * stride + x] = (uint16_t)between[x];
         for (long x = 0; x < width; ++x) flags[time * stride + x] = own[x] == 0;
     }
 }
@@ -718,7 +733,8 @@ LCU_CLONES
 void lcu_fill_row(const uint16_t *reflectance, const int32_t *days, uint16_t *filled, uint8_t *flags,
                   long times, long stride, long width, char *scratch) {
     for (long x = 0; x < width; x += LCU_STRIP)
-        lcu_fill_strip(reflectance + x, days, filled + x, flags + x, times, stride, lcu_least(LCU_STRIP, width - x), scratch);
+        lcu_fill_strip(reflectance + x, days, filled + x, flags + x, times, stride,
+                       lcu_least(LCU_STRIP, width - x), (int32_t *)scratch);
 }
 
 /* Columns from each pixel to the nearest set one of its row; `far` where there is none. */
