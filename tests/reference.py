@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 
 
@@ -62,6 +64,31 @@ def geometric_median(points: np.ndarray) -> np.ndarray:
         if np.linalg.norm(step) < 1e-12:
             break
     return y * 1e4
+
+
+def weiszfeld(points: np.ndarray, used: np.ndarray, tolerance: float, limit: int) -> np.ndarray:
+    """Plain iteration from the mean until a step is shorter than `tolerance`, in double precision.
+
+    For points [time, band, pixel] of which those `used` [time, pixel] count, at least one for each
+    pixel and none of them where the iteration passes; at most `limit` steps. Returns [band, pixel],
+    in reflectance x 10000.
+    """
+    points = points.astype(float) / 1e4
+    y = (points * used[:, None]).sum(axis=0) / used.sum(axis=0)
+    moving = used.sum(axis=0) > 2
+    for _ in range(limit):
+        difference = points[..., moving] - y[:, moving]
+        weight = used[:, moving] / np.linalg.norm(difference, axis=1)
+        step = (difference * weight[:, None]).sum(axis=0) / weight.sum(axis=0)
+        y[:, moving] += step
+        moving[moving] = np.linalg.norm(step, axis=0) >= tolerance
+    return y * 1e4
+
+
+def max_ndvi(points: np.ndarray, red: int, nir: int) -> np.ndarray:
+    """First of the observations [time, band] with the largest NDVI, compared as exact fractions."""
+    ndvi = [Fraction(int(p[nir]) - int(p[red]), int(p[nir]) + int(p[red])) for p in points]
+    return points[ndvi.index(max(ndvi))]
 
 
 def distance_sum(points: np.ndarray, y: np.ndarray) -> float:

@@ -188,8 +188,9 @@ def buffer_mask(mask: np.ndarray, pixels: float) -> np.ndarray:
     mask = _mask(mask)
     layers = mask.reshape(-1, *mask.shape[-2:])
     grown = np.zeros_like(layers)
+    distance = np.empty(layers.shape[1:], np.int32)
     for layer, out in zip(layers, grown, strict=True):
-        _composite.buffer_mask(layer, out, float(pixels))
+        _composite.buffer_mask(layer, distance, out, float(pixels))
     return grown.reshape(mask.shape).astype(bool)
 
 
