@@ -32,8 +32,8 @@ from lcu.ranks import end_job, share
 # multiples of it, so that nothing depends on how a tile was cut.
 CELL = 64
 
-# Ranks that write one shard together, at most. More would wait for each other.
-RANKS_PER_SHARD = 64
+# Ranks that make one shard together, at most. More would decode more than a tenth twice.
+RANKS_PER_SHARD = 32
 
 # Share of the ranks' time that may be lost so that more shards are made at once, by fewer ranks each.
 IDLE = 0.05

@@ -31,7 +31,7 @@ from lcu.composite.observations import by_clearness
 from lcu.config import Config
 from lcu.disk import Scratch
 from lcu.grid import Block, Grid, Tile, day_number, split
-from lcu.store import Shard
+from lcu.store import RANKS_PER_SHARD, Shard
 from tests import reference, safe_writer
 
 COMM = MPI.COMM_WORLD
@@ -185,7 +185,7 @@ def esa_acquisition(month: int, cloud: float = 10.0) -> Acquisition:
     )
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 8, 16])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 8, 16, RANKS_PER_SHARD])
 def test_decoding_of_a_real_tile_is_planned_to_cost_a_tenth_more_at_most(
     tmp_path: Path, ranks: int
 ) -> None:

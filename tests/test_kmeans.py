@@ -33,7 +33,9 @@ def clouds(
     """Return points [sample, feature] around `groups` centres, far from 0 as reflectances are."""
     random = np.random.default_rng(seed)
     centres = random.normal(2000, 600, (groups, features))
-    points = centres[random.integers(0, groups, samples)] + random.normal(0, 400, (samples, features))
+    points = centres[random.integers(0, groups, samples)] + random.normal(
+        0, 400, (samples, features)
+    )
     return points.astype(dtype)
 
 
@@ -53,7 +55,12 @@ def same_bits(one: tuple, other: tuple) -> None:
 def scikit_learn(values: np.ndarray, start: np.ndarray, iterations: int, weights=None) -> KMeans:
     """Return the model after Lloyd iterations from a start, in double precision."""
     model = KMeans(
-        len(start), init=start.astype(float), n_init=1, max_iter=iterations, tol=0, algorithm="lloyd"
+        len(start),
+        init=start.astype(float),
+        n_init=1,
+        max_iter=iterations,
+        tol=0,
+        algorithm="lloyd",
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a cluster is empty at the end
@@ -149,19 +156,25 @@ def test_order_of_the_samples_does_not_change_a_bit() -> None:
     values = clouds(3000, 9, 5)
     start, order = start_of(values, 5), np.random.default_rng(1).permutation(3000)
     centres, labels, inertia, done = kmeans(values, 5, init=start, **FIXED)
-    same_bits((centres, labels[order], inertia, done), kmeans(values[order], 5, init=start, **FIXED))
+    same_bits(
+        (centres, labels[order], inertia, done), kmeans(values[order], 5, init=start, **FIXED)
+    )
 
 
 @pytest.mark.parametrize("init", ["k-means||", "k-means++"])
 def test_seeding_finds_clusters_that_lie_apart(init: str) -> None:
     random = np.random.default_rng(7)
     truth = random.permutation(np.repeat(np.arange(12), 200))
-    values = (100 * random.normal(size=(12, 6))[truth] + random.normal(size=(2400, 6))).astype(np.float32)
+    values = (100 * random.normal(size=(12, 6))[truth] + random.normal(size=(2400, 6))).astype(
+        np.float32
+    )
     found = [
         kmeans(values, 12, seed=seed, comm=MPI.COMM_SELF, init=init, tolerance=0)[2]
         for seed in range(8)
     ]
-    _, _, least = reference.kmeans(values, np.array([values[truth == t].mean(axis=0) for t in range(12)]), 0)
+    _, _, least = reference.kmeans(
+        values, np.array([values[truth == t].mean(axis=0) for t in range(12)]), 0
+    )
     assert min(found) <= least * 1.01
     if init == "k-means||":
         assert sorted(found)[5] <= least * 1.01

@@ -13,6 +13,7 @@ import numpy as np
 from osgeo import gdal
 
 import lcu
+from lcu.composite import decoded_share
 from lcu.config import Config, to_toml
 from lcu.grid import Tile
 from lcu.ranks import Failure
@@ -71,12 +72,20 @@ def facts(config: Config, tiles: Mapping[str, Tile], paths: Sequence[str]) -> li
     )
     products = sum(path.endswith(".tif") for path in paths)
     old_map = f"{Path(config.sample.old_map).name}, {config.sample.old_map_year}"
+    decoded = decoded_share(config)
     return [
         ("Years", years),
         ("Tiles", names),
         ("Old map", old_map),
         ("Legend", f"{config.legend.name}, {len(config.legend.classes)} classes"),
-        ("Composites", f"{config.composite.method}, {config.composite.period}"),
+        (
+            "Composites",
+            f"{config.composite.method}, {config.composite.period}, mask {config.composite.mask}",
+        ),
+        (
+            "Decoded",
+            "not recorded" if decoded is None else f"{decoded:.2f} x the pixels of the files",
+        ),
         ("Model", f"{config.train.model}, {config.classify.strategy}"),
         ("Maps", f"{products} GeoTIFF files in maps/"),
     ]

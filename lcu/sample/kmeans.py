@@ -160,9 +160,7 @@ def kmeans(
     (float64) count as none, because their squares vanish. Sums are exact to 2^-56 of a feature's largest
     absolute value per sample; they take up to 2^34 samples.
     """
-    part, k, start = agree(
-        values, k, weights, seed, comm, init, max_iterations, tolerance, threads
-    )
+    part, k, start = agree(values, k, weights, seed, comm, init, max_iterations, tolerance, threads)
     if isinstance(start, str):
         start = seed_centres(part, k, start, seed)
     limit = tolerance * mean_variance(part) if tolerance > 0 else 0.0
@@ -233,7 +231,9 @@ def agree(
     if k > sum(counts):
         raise ValueError(f"k-means: k is {k}, but all ranks together have {sum(counts)} samples")
     if sum(counts) > MOST_SAMPLES:
-        raise ValueError(f"k-means: {sum(counts)} samples; at most {MOST_SAMPLES} can be added exactly")
+        raise ValueError(
+            f"k-means: {sum(counts)} samples; at most {MOST_SAMPLES} can be added exactly"
+        )
     heaviest = max(weight for *_, weight in ranks)
     if heaviest == 0:
         raise ValueError("k-means: all weights are 0")
@@ -292,7 +292,9 @@ def problem_of(
         return f"weights have shape {weights.shape}, expected ({len(values)},) as the samples"
     if weights is not None and not ((weights >= 0) & (weights < np.inf)).all():
         place = int(np.argmin((weights >= 0) & (weights < np.inf)))
-        return f"the weight of sample {place} is {weights[place]}, expected a finite one of at least 0"
+        return (
+            f"the weight of sample {place} is {weights[place]}, expected a finite one of at least 0"
+        )
     return problem_of_start(values, k, start)
 
 
@@ -300,7 +302,9 @@ def problem_of_start(values: np.ndarray, k: int, start: str | np.ndarray) -> str
     """Return what is wrong with `init`."""
     if isinstance(start, str):
         known = start in ("k-means||", "k-means++")
-        return None if known else f"init is {start!r}, expected 'k-means||', 'k-means++' or an array"
+        return (
+            None if known else f"init is {start!r}, expected 'k-means||', 'k-means++' or an array"
+        )
     if start.shape != (k, values.shape[1]):
         return f"init has shape {start.shape}, expected ({k}, {values.shape[1]}): [k, feature]"
     if not (np.abs(start) <= most_value(start)).all():
@@ -457,7 +461,10 @@ def relocate_empty(part: Part, sums: np.ndarray, centres: np.ndarray, labels: np
             source[number] = labels[sample]
             weight = part.weights[sample] if len(part.weights) else 1.0
             _kmeans.add_samples(
-                part.values[sample : sample + 1], part.scale, LIMB * part.unit * weight, moved[number]
+                part.values[sample : sample + 1],
+                part.scale,
+                LIMB * part.unit * weight,
+                moved[number],
             )
     moved, source = part.sum(moved), part.sum(source)
     for number, cluster in enumerate(empty[: len(chosen)]):
