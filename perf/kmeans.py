@@ -174,7 +174,11 @@ def versions() -> str:
         "numpy": "numpy", "sklearn": "scikit-learn", "sklearnex": "scikit-learn-intelex",
         "heat": "heat", "torch": "torch", "mpi4py": "mpi4py",
     }  # fmt: skip
-    found = [f"{package} {metadata.version(package)}" for name, package in names.items() if name in sys.modules]
+    found = [
+        f"{package} {metadata.version(package)}"
+        for name, package in names.items()
+        if name in sys.modules
+    ]
     return " ".join([f"python {platform.python_version()}", *found])
 
 
@@ -254,7 +258,12 @@ def agreement(values: np.ndarray, k: int, ours: np.ndarray, theirs: np.ndarray) 
 def check_exactly(values: np.ndarray, start: np.ndarray, iterations: int, ours: Worker) -> None:
     """Compare lcu with scikit-learn in double precision; stop where they differ."""
     model = KMeans(
-        len(start), init=start.astype(float), n_init=1, max_iter=iterations, tol=0, algorithm="lloyd"
+        len(start),
+        init=start.astype(float),
+        n_init=1,
+        max_iter=iterations,
+        tol=0,
+        algorithm="lloyd",
     ).fit(values.astype(float))
     share = agreement(values, len(start), ours.labels, model.labels_)
     apart = abs(ours.inertia / model.inertia_ - 1)
@@ -365,9 +374,7 @@ def line(row: dict[str, str]) -> str:
     spread = f"{float(row['ratio_least']):.3g} to {float(row['ratio_most']):.3g}"
     reached = f"{goal:g}: {'yes' if ratio >= goal else '**no**'}"
     agreement = f"{100 * float(row['agreement']):.6g} %"
-    return (
-        f"| | | | | | {row['implementation']} | {seconds} | {ratio:.3g} | {spread} | {reached} | {agreement} |"
-    )
+    return f"| | | | | | {row['implementation']} | {seconds} | {ratio:.3g} | {spread} | {reached} | {agreement} |"
 
 
 def write_page(rows: list[dict[str, str]], page: Path) -> None:
@@ -379,7 +386,9 @@ def write_page(rows: list[dict[str, str]], page: Path) -> None:
     )
     text = page.read_text()
     begin = text.index(BEGIN) + len(BEGIN)
-    page.write_text(text[:begin] + "\n" + where + table(rows) + "\n" + text[text.index(END, begin) :])
+    page.write_text(
+        text[:begin] + "\n" + where + table(rows) + "\n" + text[text.index(END, begin) :]
+    )
 
 
 def draw(rows: list[dict[str, str]], picture: Path) -> None:
@@ -405,8 +414,14 @@ def draw(rows: list[dict[str, str]], picture: Path) -> None:
 
 def draw_over(axis: object, rows: list[dict[str, str]], free: str) -> None:
     """Draw a line for each implementation over one number."""
-    for name, colour in (("lcu", "#4c8c6b"), ("scikit-learn", "#c8763a"), ("scikit-learn-intelex", "#5a6fa8")):
-        own = sorted((row for row in rows if row["implementation"] == name), key=lambda row: int(row[free]))
+    for name, colour in (
+        ("lcu", "#4c8c6b"),
+        ("scikit-learn", "#c8763a"),
+        ("scikit-learn-intelex", "#5a6fa8"),
+    ):
+        own = sorted(
+            (row for row in rows if row["implementation"] == name), key=lambda row: int(row[free])
+        )
         each = [float(row["seconds_median"]) / int(row["iterations"]) for row in own]
         axis.plot([int(row[free]) for row in own], each, "o-", color=colour, label=name)
     axis.set_xscale("log", base=10 if free == "samples" else 2)

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,13 +100,6 @@ def read(path: Path, shape: tuple[int, ...], setting: Setting) -> np.ndarray:
         return file["reflectance"][..., 64 : 64 + READ, 64 : 64 + READ]
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Return the processor time of a call."""
-    started = time.process_time()
-    work()
-    return time.process_time() - started
-
-
 def measure(values: np.ndarray, folder: Path, rounds: int) -> list[dict[str, object]]:
     """Give every setting its turns; return the rows."""
     writes: dict[str, list[float]] = {setting.name: [] for setting in SETTINGS}
@@ -117,12 +109,13 @@ def measure(values: np.ndarray, folder: Path, rounds: int) -> list[dict[str, obj
     for _ in range(rounds):
         for setting in SETTINGS:
             path.unlink(missing_ok=True)
-            writes[setting.name].append(seconds(lambda: write(path, values, setting)))  # noqa: B023
-            found: list[np.ndarray] = []
-            reads[setting.name].append(
-                seconds(lambda: found.append(read(path, values.shape, setting)))
-            )  # noqa: B023
-            if (found[0] != values[..., 64 : 64 + READ, 64 : 64 + READ]).any():
+            started = time.process_time()
+            write(path, values, setting)
+            written = time.process_time()
+            found = read(path, values.shape, setting)
+            reads[setting.name].append(time.process_time() - written)
+            writes[setting.name].append(written - started)
+            if (found != values[..., 64 : 64 + READ, 64 : 64 + READ]).any():
                 raise SystemExit(f"{setting.name}: what was read is not what was written")
             sizes[setting.name] = path.stat().st_size
     bare = statistics.median(writes[SETTINGS[0].name])
