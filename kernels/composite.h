@@ -227,7 +227,8 @@ LCU_INLINE void lcu_middle_of_two(const uint16_t *rows, uint16_t *lower, uint16_
     for (long i = half - lcu_least(half, count - m); i <= half; ++i)
         for (int p = 0; p < LCU_GROUP; ++p) {
             long j = half - i;
-            uint16_t one = i > 0 ? rows[(i - 1) * LCU_GROUP + p] : 0, other = j > 0 ? rows[(m + j - 1) * LCU_GROUP + p] : 0;
+            uint16_t one = i > 0 ? rows[(i - 1) * LCU_GROUP + p] : 0;
+            uint16_t other = j > 0 ? rows[(m + j - 1) * LCU_GROUP + p] : 0;
             uint16_t below = one > other ? one : other;
             one = i < m ? rows[i * LCU_GROUP + p] : LCU_NONE;
             other = m + j < count ? rows[(m + j) * LCU_GROUP + p] : LCU_NONE;
@@ -279,6 +280,14 @@ static long lcu_median_scratch(long times, long bands) {
     return lcu_strip_bytes(times, bands) + (times + 4) * (3 * 2 * LCU_GROUP + 8);
 }
 
+/* Ask for the values of one band of a group that is needed soon: they come while others are sorted. */
+LCU_INLINE void lcu_fetch(const lcu_cube *cube, long band, long y, long x) {
+    long plane = cube->height * cube->width, pixel = y * cube->width + x;
+    if (pixel >= plane) return;
+    for (long time = 0; time < cube->times; ++time)
+        __builtin_prefetch(cube->reflectance + (time * cube->bands + band) * plane + pixel, 0, 1);
+}
+
 /* Median of one group. Observations that do not count are replaced by 65535 and 0 in turn, so that as
    many lie above as below: then the middle rows of all are the middle of those that count. If their
    number is odd, so is the number replaced; it begins with a 65535, and the lower of the two is the median. */
@@ -317,6 +326,7 @@ LCU_INLINE void lcu_median_group(const lcu_cube *cube, const lcu_strip *strip, l
             lcu_group masked = own & lcu_read_group(keep + row * LCU_GROUP);
             lcu_write_group(rows + row * LCU_GROUP, masked | lcu_read_group(other + row * LCU_GROUP));
         }
+        lcu_fetch(cube, band, y, strip->first + LCU_STRIP + x);
         lcu_middle(rows, lower, upper, count);
         lcu_group one = lcu_read_group(lower), two = lcu_read_group(upper);
         two ^= (one ^ two) & odd;
@@ -502,7 +512,8 @@ typedef struct {
 } lcu_forces;
 
 /* Sum the differences of all observations to `point` [band], each divided by its length, to `pull` [band]. */
-LCU_INLINE lcu_forces lcu_pull(const lcu_search *search, const lcu_lanes *restrict point, lcu_lanes *restrict pull, long bands) {
+LCU_INLINE lcu_forces lcu_pull(const lcu_search *search, const lcu_lanes *restrict point, lcu_lanes *restrict pull,
+                               long bands) {
     lcu_forces forces = {lcu_all(0), lcu_all(0)};
     lcu_whole number = *(const lcu_whole *)search->number;
     #pragma GCC unroll 16
@@ -578,7 +589,8 @@ void lcu_geometric_median_rows(const lcu_cube *cube, long y, long end, float tol
     while (busy > 0) {
         lcu_lanes length = lcu_iterate(&search);
         for (int lane = 0; lane < LCU_LANES; ++lane) {
-            if (search.number[lane] == 0 || (((float *)&length)[lane] >= tolerance && --search.turns[lane] > 0)) continue;
+            if (search.number[lane] == 0) continue;
+            if (((float *)&length)[lane] >= tolerance && --search.turns[lane] > 0) continue;
             lcu_write_lane(&search, lane, search.pixel[lane], search.number[lane]);
             lcu_fill_lane(&search, lane, limit);
             busy -= search.number[lane] == 0;
@@ -589,7 +601,8 @@ void lcu_geometric_median_rows(const lcu_cube *cube, long y, long end, float tol
 /* --- medoid ---------------------------------------------------------------------------------------- */
 
 /* Write for each pixel the observation that begins at `place` in the values of the strip; 0 where that is negative. */
-LCU_INLINE void lcu_write_chosen(const lcu_cube *cube, const lcu_strip *strip, long y, long x, const int32_t *place, long pixels) {
+LCU_INLINE void lcu_write_chosen(const lcu_cube *cube, const lcu_strip *strip, long y, long x, const int32_t *place,
+                                 long pixels) {
     long plane = cube->height * cube->width, width = lcu_least(pixels, strip->width - x);
     uint16_t *values = cube->values + y * cube->width + strip->first + x;
     for (long band = 0; band < cube->bands; ++band)
@@ -610,7 +623,8 @@ LCU_INLINE void lcu_medoid_lanes(const lcu_cube *cube, const lcu_strip *strip, l
         for (long time = one + 1; time < all.count; ++time) {
             const lcu_lanes *other = all.vectors + time * cube->bands;
             lcu_lanes square = lcu_all(0);
-            for (long band = 0; band < cube->bands; ++band) square += (own[band] - other[band]) * (own[band] - other[band]);
+            for (long band = 0; band < cube->bands; ++band)
+                square += (own[band] - other[band]) * (own[band] - other[band]);
             lcu_lanes distance = square * lcu_inverse_root(square);
             sum[one] += lcu_where(all.used[time], distance, lcu_all(0));
             sum[time] += lcu_where(all.used[one], distance, lcu_all(0));
@@ -692,7 +706,8 @@ LCU_INLINE void lcu_between(const int32_t *before, const int32_t *after, const i
 /* Fill the gaps of a strip of one row of one band; `stride` lies between two times. Beyond the ends the known
    value is thought to stay: then what lies between is that value too. */
 LCU_INLINE void lcu_fill_strip(const uint16_t *restrict reflectance, const int32_t *days, uint16_t *restrict filled,
-                               uint8_t *restrict flags, long times, long stride, long width, int32_t *restrict scratch) {
+                               uint8_t *restrict flags, long times, long stride, long width,
+                               int32_t *restrict scratch) {
     int32_t *restrict next = scratch;                          /* [time][LCU_STRIP], 0 = none */
     int32_t *restrict next_day = scratch + times * LCU_STRIP;  /* [time][LCU_STRIP] */
     int32_t last[LCU_STRIP], last_day[LCU_STRIP], before[LCU_STRIP], after[LCU_STRIP], between[LCU_STRIP];
