@@ -26,10 +26,11 @@ def differences(one: Path, other: Path) -> list[str]:
 
 
 def _names(directory: Path) -> set[str]:
-    files = [
-        path for path in directory.rglob("*") if path.suffix in SUFFIXES and path.name not in APART
-    ]
-    return {str(path.relative_to(directory)) for path in files}
+    paths = [path.relative_to(directory) for path in directory.rglob("*")]
+    return {
+        str(path) for path in paths
+        if path.suffix in SUFFIXES and path.name not in APART and path.parts[0] != "log"
+    }  # fmt: skip
 
 
 def _compare(one: Path, other: Path) -> list[str]:
