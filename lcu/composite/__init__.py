@@ -1,8 +1,8 @@
 """Composite: acquisitions -> one reflectance a period, in sharded parallel HDF5.
 
 `arrays` and `cloud` are the arithmetic, `work` says who makes what, `screening` makes the masks of a year,
-`observations` reads and makes a unit, `stage` is the shell that writes, `composites` the way in for later
-stages.
+`observations` reads and makes a unit, `writing` writes a shard, `stage` is the shell over all, `composites` the way
+in for later stages.
 """
 
 from lcu.composite.arrays import (
