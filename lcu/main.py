@@ -109,10 +109,13 @@ def publish(config: Config, comm: MPI.Comm, report: Report) -> Result:
     """Write maps for people and other software, and the report."""
     from lcu import publish as stage
     from lcu.classify import Maps
+    from lcu.sample import Samples
 
     maps = on_root(comm, "opening the maps", Maps.open, config)
     old = _old_map(config, comm, maps)
     accuracy, earlier = on_root(comm, "reading earlier results", _earlier_results, config)
+    with together(comm, "reading the samples"):
+        samples = Samples.read(config.directory)
     paths, failures = stage.run(
         config,
         comm,
@@ -122,6 +125,7 @@ def publish(config: Config, comm: MPI.Comm, report: Report) -> Result:
         accuracy,
         fingerprint=maps.fingerprint,
         earlier=earlier,
+        samples=samples,
     )
     return Result(failures, "\n".join([f"{len(paths)} maps", *(f"  {path}" for path in paths)]))
 

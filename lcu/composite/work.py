@@ -18,10 +18,10 @@ from lcu.grid import Block, Tile, split
 from lcu.store import CELL, Shard
 
 # What Python, GDAL, HDF5 and MPI take before any block is read, in bytes.
-BASE_MEMORY = 400 << 20
+BASE_MEMORY = 256 << 20
 
 # Bytes of finished series that the ranks of a group write in one round.
-ROUND_BYTES = 32 << 20
+ROUND_BYTES = 16 << 20
 
 # Bytes of observations that are compared in time at once.
 SQUARE_BYTES = 96 << 20

@@ -13,6 +13,7 @@ import numpy as np
 from osgeo import gdal
 
 import lcu
+from lcu import store
 from lcu.composite import decoded_share
 from lcu.config import Config, to_toml
 from lcu.grid import Tile
@@ -29,10 +30,12 @@ def render(
     failures: Sequence[Failure],
     paths: Sequence[str],
     provenance: Mapping[str, Any],
+    pictures: Sequence[tuple[str, str]] = (),
 ) -> str:
     """Return the page.
 
-    `previews` are (tile, year, PNG in base64); `accuracy` is year -> result of the assessment.
+    `previews` are (tile, year, PNG in base64); `accuracy` is year -> result of the assessment;
+    `pictures` of the samples are (name, PNG in base64).
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -50,10 +53,22 @@ def render(
         legend=config.legend,
         comparisons=comparisons(accuracy),
         previews=previews,
+        pictures=pictures,
+        cleaning=cleaning(config),
         failures=failures,
         provenance={**software(), **provenance},
         configuration=to_toml(config),
     )
+
+
+def cleaning(config: Config) -> tuple[list[str], list[tuple[str, list[int]]]]:
+    """Return what the rules of the sample stage removed: (names of the columns, rows of each class)."""
+    path = config.directory / "samples" / "cleaning.json"
+    if not path.exists():
+        return [], []
+    counts = store.read_json(path, "sample")
+    names = list(next(iter(counts.values()))) if counts else []
+    return names, [(name, [entry[column] for column in names]) for name, entry in counts.items()]
 
 
 def comparisons(

@@ -17,7 +17,9 @@ from lcu.assess import RasterReference, read_codes, write_whole
 from lcu.config import Config
 from lcu.grid import Block, Grid, Tile
 from lcu.publish import geotiff, preview, report
+from lcu.publish.samples import draw_profiles, draw_samples
 from lcu.ranks import Failure
+from lcu.sample import Samples
 
 STAGE = "publish"
 
@@ -39,6 +41,7 @@ def run(
     fingerprint: Callable[[str, int, str], str] | None = None,
     earlier: Sequence[Failure] = (),
     provenance: Mapping[str, Any] | None = None,
+    samples: Samples | None = None,
 ) -> tuple[list[str], list[Failure]]:
     """Publish the maps of a run. Collective.
 
@@ -57,6 +60,8 @@ def run(
         What went wrong in the stages before, for the report.
     provenance : mapping
         More to say in the report about how the maps were made.
+    samples : Samples
+        What was learned from: drawn over the old map and shown in the report.
 
     Returns
     -------
@@ -87,11 +92,49 @@ def run(
     )
     paths += ranks.gather(drawn, comm)
     failures += ranks.gather(failed, comm)
+    pictures, failed = _draw_samples(config, comm, tiles, old, samples)
+    failures += failed
     page = ranks.on_root(
         comm, "writing the report", _write_report,
-        config, tiles, accuracy or {}, maps, [*earlier, *failures], paths, provenance or {},
+        config, tiles, accuracy or {}, maps, [*earlier, *failures], [*paths, *pictures], provenance or {}, pictures,
     )  # fmt: skip
-    return [*paths, page], failures
+    return [*paths, *pictures, page], failures
+
+
+def _draw_samples(
+    config: Config, comm: MPI.Comm, tiles: dict[str, Tile], old: OldMap, samples: Samples | None
+) -> tuple[list[str], list[Failure]]:
+    """Draw the samples of each tile over its old map, and the series of all clusters."""
+    if samples is None:
+        return [], []
+    wanted = [tile for tile in tiles.values() if tile.id in samples.tiles]
+    drawn, failed = _each(
+        ranks.mine([(tile,) for tile in wanted], comm),
+        lambda unit: _draw_tile(config, *unit, old, samples),
+    )
+    paths, failures = ranks.gather(drawn, comm), ranks.gather(failed, comm)
+    profiles = ranks.on_root(comm, "drawing clusters", _draw_profiles, config, samples)
+    return [*paths, *profiles], failures
+
+
+def _draw_tile(config: Config, tile: Tile, old: OldMap, samples: Samples) -> str:
+    stride = preview.stride_of(tile.grid)
+    size = preview.block_size(stride)
+    blocks = ((block, old(tile.id, block)) for block in tile.grid.blocks(size))
+    small = preview.shrink(blocks, tile.grid, stride, config.legend)
+    path = config.directory / "samples" / f"{tile.id}.png"
+    number = samples.tiles.index(tile.id)
+    write_whole(path, draw_samples(small, stride, samples, number, config.legend, tile.id))
+    return str(path)
+
+
+def _draw_profiles(config: Config, samples: Samples) -> list[str]:
+    picture = draw_profiles(samples, config.composite.bands, config.legend)
+    if picture is None:
+        return []
+    path = config.directory / "samples" / "clusters.png"
+    write_whole(path, picture)
+    return [str(path)]
 
 
 def _each(units: Iterable[tuple], work: Callable[[tuple], str]) -> tuple[list[str], list[Failure]]:
@@ -229,13 +272,18 @@ def _write_report(
     failures: Sequence[Failure],
     paths: Sequence[str],
     provenance: Mapping[str, Any],
+    pictures: Sequence[str],
 ) -> str:
     previews = [
         (tile.id, year, base64.b64encode(picture.read_bytes()).decode("ascii"))
         for tile, year in maps
         if (picture := _path(config, tile, year, "MAP").with_suffix(".png")).exists()
     ]
-    page = report.render(config, tiles, accuracy, previews, failures, paths, provenance)
+    shown = [
+        (Path(name).stem, base64.b64encode(Path(name).read_bytes()).decode("ascii"))
+        for name in pictures
+    ]
+    page = report.render(config, tiles, accuracy, previews, failures, paths, provenance, shown)
     path = config.directory / "report" / "index.html"
     write_whole(path, page)
     return str(path)
