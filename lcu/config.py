@@ -185,6 +185,15 @@ class Sample:
         20.0,
         check=_at_least(0),
     )
+    clean: bool = key(
+        "Whether labels that the series contradict are removed before the draw.", True
+    )
+    keep: float = key("Largest share of the candidates that is kept.", 0.6, check=_between(0.01, 1))
+    pool: int = key(
+        "Candidates of each class, over all tiles, that are looked at at most.",
+        100000,
+        check=_at_least(100),
+    )
 
 
 @dataclass(frozen=True)

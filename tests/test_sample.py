@@ -150,6 +150,8 @@ def candidates(seed: int, count: int) -> Candidates:
         row,
         col,
         polygon,
+        np.full(count, 16, np.uint8),
+        np.full(count, -1, np.int32),
     )
 
 

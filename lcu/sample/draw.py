@@ -9,11 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import numpy as np
+from scipy import ndimage
 
 from lcu.composite import buffer_mask
 from lcu.store import CELL
 
 TRAINING, VALIDATION, TEST = 0, 1, 2
+
+# How far the distance to another class is followed, in pixels.
+FARTHEST = 16
 
 # Shares of a class's samples; polygons are dealt out whole.
 VALIDATION_SHARE, TEST_SHARE = 0.15, 0.15
@@ -35,6 +39,10 @@ class Candidates:
         Place on the tile's grid.
     polygon : int64
         Polygon of the old map, its number unique in the run.
+    border : uint8
+        Distance to the nearest pixel of another class, in pixels; `FARTHEST` stands for all that is more.
+    cluster : int32
+        Cluster of its series; -1 where none was looked for.
     """
 
     key: np.ndarray
@@ -43,6 +51,8 @@ class Candidates:
     row: np.ndarray
     col: np.ndarray
     polygon: np.ndarray
+    border: np.ndarray
+    cluster: np.ndarray
 
     def __len__(self) -> int:
         """Count the candidates."""
@@ -62,7 +72,7 @@ class Candidates:
     @classmethod
     def none(cls) -> Candidates:
         """Return no candidates."""
-        kinds = ("uint64", "uint8", "uint16", "int32", "int32", "int64")
+        kinds = ("uint64", "uint8", "uint16", "int32", "int32", "int64", "uint8", "int32")
         return cls(*(np.zeros(0, kind) for kind in kinds))
 
 
@@ -108,6 +118,29 @@ def core_pixels(values: np.ndarray, pixels: float) -> np.ndarray:
         inside = values == value
         core |= inside & ~buffer_mask(~inside, pixels)
     return core
+
+
+def border_distance(values: np.ndarray) -> np.ndarray:
+    """Return the distance of each pixel to the nearest one of another class, in whole pixels.
+
+    Parameters
+    ----------
+    values : ndarray[y, x], uint8
+        Class values; 255 = none, which counts as another class.
+
+    Returns
+    -------
+    ndarray[y, x], uint8
+        Rounded down, at most `FARTHEST`; 0 where there is no class.
+    """
+    distance = np.zeros(values.shape, np.uint8)
+    for value in np.unique(values[values != 255]):
+        inside = np.pad(values == value, FARTHEST, constant_values=True)
+        inside[0, 0] = False  # far enough away; without it an area without border has no distance
+        own = ndimage.distance_transform_edt(inside)[FARTHEST:-FARTHEST, FARTHEST:-FARTHEST]
+        here = values == value
+        distance[here] = np.minimum(own[here], FARTHEST)
+    return distance
 
 
 def draw(candidates: Candidates, per_class: int, per_polygon: int) -> Candidates:

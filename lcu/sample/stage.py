@@ -18,8 +18,18 @@ from lcu.grid import Block, Tile
 from lcu.legend import NODATA
 from lcu.ranks import mine, on_root, together
 from lcu.sample import oldmap
-from lcu.sample.draw import Candidates, assign_splits, core_pixels, draw, priority
-from lcu.store import CELL, SAMPLES, Piece
+from lcu.sample.clean import clean
+from lcu.sample.draw import (
+    FARTHEST,
+    Candidates,
+    assign_splits,
+    border_distance,
+    core_pixels,
+    draw,
+    priority,
+)
+from lcu.sample.series import read_series
+from lcu.store import SAMPLES, Piece
 
 BLOCK = 1024
 
@@ -93,7 +103,7 @@ def _mark(config: Config, composites: Composites) -> str:
     classes = [(entry.value, entry.name, entry.codes) for entry in config.legend.classes]
     read = [composites.fingerprint(tile) for tile in composites.tiles]
     return store.fingerprint(
-        "samples 1", table["sample"], table["run"]["seed"], files, classes, read
+        "samples 2", table["sample"], table["run"]["seed"], files, classes, read
     )
 
 
@@ -133,14 +143,15 @@ def _draw(
     with together(comm, "drawing samples"):
         for done, (number, tile, block) in enumerate(own):
             found, area = _candidates(config, composites, tile, number, block, old)
-            parts.append(_fewest(found, config.sample.per_polygon))
+            parts.append(found)
             areas += area
             report(done + 1, len(own), "blocks")
     total = np.zeros_like(areas)
     comm.Allreduce(areas, total)
-    gathered = Candidates.join(
-        comm.allgather(_fewest(Candidates.join(parts), config.sample.per_polygon))
-    )
+    kept, removed = clean(config, comm, composites, tiles, Candidates.join(parts))
+    removed = {"border": total - removed["candidates"], **removed}
+    on_root(comm, "writing what was removed", _write_cleaning, config, total, removed)
+    gathered = Candidates.join(comm.allgather(_fewest(kept, config.sample.per_polygon)))
     return draw(gathered, config.sample.per_class, config.sample.per_polygon), total
 
 
@@ -159,7 +170,7 @@ def _candidates(
 ) -> tuple[Candidates, np.ndarray]:
     legend = config.legend
     pixels = config.sample.erosion / tile.grid.resolution
-    halo = block.grown(int(np.ceil(pixels)), tile.grid)
+    halo = block.grown(max(int(np.ceil(pixels)), FARTHEST), tile.grid)
     codes, polygons = old.read(tile.id, tile.grid.part(halo))
     values = legend.reclass(codes, config.sample.nomenclature)
     inside = block.inside(halo)
@@ -176,7 +187,19 @@ def _candidates(
         row=place[0].astype(np.int32),
         col=place[1].astype(np.int32),
         polygon=polygons[inside][usable],
+        border=border_distance(values)[inside][usable],
+        cluster=np.full(len(rows), -1, np.int32),
     ), area
+
+
+def _write_cleaning(config: Config, labelled: np.ndarray, removed: dict[str, np.ndarray]) -> None:
+    """Write how many pixels of each class the map has, each rule removed, and were kept."""
+    counts = {
+        entry.name: {"labelled": int(labelled[index])}
+        | {rule: int(number[index]) for rule, number in removed.items() if rule != "candidates"}
+        for index, entry in enumerate(config.legend.classes)
+    }
+    store.write_json(config.directory / "samples" / "cleaning.json", counts)
 
 
 def sample_weights(index: np.ndarray, areas: np.ndarray) -> np.ndarray:
@@ -210,12 +233,12 @@ def _write(
     weight = sample_weights(drawn.index, areas)
     with together(comm, "reading series"):
         own = drawn.take(np.arange(start, end))
-        series, count = _series(composites, tiles, own)
+        series, count = read_series(composites, tiles, own)
     label = _labels(config, composites, own, count)
     columns = {
         "series": series, "count": count, "day": np.tile(composites.days, (len(own), 1)), "label": label,
         "weight": weight[start:end], "tile": own.tile, "row": own.row, "col": own.col,
-        "polygon": own.polygon, "cluster": np.full(len(own), -1, np.int32), "split": split[start:end],
+        "polygon": own.polygon, "cluster": own.cluster, "split": split[start:end],
     }  # fmt: skip
     path = config.directory / "samples" / "samples.h5"
     shapes = {dataset: (total, *columns[dataset.name].shape[1:]) for dataset in SAMPLES}
@@ -226,30 +249,6 @@ def _write(
         piece = Piece(values, (start, *(0 for _ in values.shape[1:]))) if len(values) else None
         store.write_round(file, dataset, piece)
     store.finish(file, path, comm, mark)
-
-
-def _series(
-    composites: Composites, tiles: Sequence[Tile], own: Candidates
-) -> tuple[np.ndarray, np.ndarray]:
-    """Read series uint16 [sample, time, band] and counts uint8 [sample, time], a cell at a time."""
-    times, bands = len(composites.periods), len(composites.bands)
-    series = np.zeros((len(own), times, bands), np.uint16)
-    count = np.zeros((len(own), times), np.uint8)
-    cell = np.stack([own.tile, own.row // CELL, own.col // CELL]) if len(own) else np.zeros((3, 0))
-    starts = (
-        np.flatnonzero(np.any(np.diff(cell, axis=1, prepend=-1) != 0, axis=0)) if len(own) else []
-    )
-    for first, last in zip(starts, [*starts[1:], len(own)], strict=True):
-        tile = tiles[own.tile[first]]
-        corner = own.row[first] // CELL * CELL, own.col[first] // CELL * CELL
-        block = Block(
-            int(corner[0]), int(corner[1]),
-            min(CELL, tile.grid.height - int(corner[0])), min(CELL, tile.grid.width - int(corner[1])),
-        )  # fmt: skip
-        rows, cols = own.row[first:last] - block.row, own.col[first:last] - block.col
-        series[first:last] = composites.read(tile.id, block)[:, :, rows, cols].transpose(2, 0, 1)
-        count[first:last] = composites.read_count(tile.id, block)[:, rows, cols].T
-    return series, count
 
 
 def _labels(

@@ -1,0 +1,90 @@
+"""From all candidates to the reliable ones: which are looked at, their series, what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from mpi4py import MPI
+
+from lcu.composite import Composites, fill_gaps
+from lcu.config import Config
+from lcu.grid import Tile, positions_of_year
+from lcu.ranks import together
+from lcu.sample.draw import Candidates, reading_order
+from lcu.sample.reliable import KEPT, RULES, Pool, highest, reliable, total_count
+from lcu.sample.series import read_series
+
+# Side of the squares whose colours, as on a chess board, are the two halves of the landscape, in pixels.
+SQUARE = 32
+
+
+def clean(
+    config: Config,
+    comm: MPI.Comm,
+    composites: Composites,
+    tiles: Sequence[Tile],
+    candidates: Candidates,
+) -> tuple[Candidates, dict[str, np.ndarray]]:
+    """Return this rank's reliable candidates with their clusters; collective over `comm`.
+
+    Returns
+    -------
+    kept : Candidates
+    counts : dict of str to ndarray[class], int64
+        Of all ranks: ``candidates``; those left out of the pool (``pool``); those that each rule of
+        `RULES` removed; ``kept``.
+    """
+    classes = len(config.legend.classes)
+    counts = {"candidates": total_count(candidates.index, classes, comm)}
+    if not config.sample.clean:
+        return candidates, counts | {"kept": counts["candidates"]}
+    number = (~candidates.key >> np.uint64(32)).astype(np.uint32)
+    wanted = np.full(classes, config.sample.pool)
+    pooled = candidates.take(highest(number, candidates.index.astype(np.int64), wanted, comm))
+    counts["pool"] = counts["candidates"] - total_count(pooled.index, classes, comm)
+    pooled = pooled.take(reading_order(pooled))
+    with together(comm, "reading the series of candidates"):
+        pool = _pool(config, composites, tiles, pooled)
+    verdict = reliable(
+        pool, classes=classes, keep=config.sample.keep, seed=config.run.seed, comm=comm
+    )
+    for rule, name in enumerate(RULES):
+        counts[name] = total_count(pooled.index[verdict.rule == rule], classes, comm)
+    kept = verdict.rule == KEPT
+    return replace(pooled, cluster=verdict.cluster).take(kept), counts
+
+
+def _pool(
+    config: Config, composites: Composites, tiles: Sequence[Tile], candidates: Candidates
+) -> Pool:
+    """Read the candidates' series and fill their gaps."""
+    series, count = read_series(composites, tiles, candidates)
+    if len(series):
+        raster = np.ascontiguousarray(series.transpose(1, 2, 0))[:, :, None, :]
+        series = fill_gaps(raster, composites.days)[0][:, :, 0, :].transpose(2, 0, 1)
+    inside = [
+        positions_of_year(config.periods, year, config.period, config.margin)
+        for year in judged_years(config)
+    ]
+    return Pool(
+        series=tuple(
+            np.ascontiguousarray(series[:, periods].reshape(len(series), -1))
+            if len(series)
+            else np.zeros((0, len(periods) * series.shape[2]), np.uint16)
+            for periods in inside
+        ),
+        observed=np.stack([count[:, periods].any(axis=1) for periods in inside], axis=1),
+        index=candidates.index,
+        polygon=candidates.polygon,
+        key=candidates.key,
+        border=candidates.border,
+        part=((candidates.row // SQUARE + candidates.col // SQUARE) % 2).astype(np.uint8),
+    )
+
+
+def judged_years(config: Config) -> list[int]:
+    """Return the years in which a label must fit: those that are sampled, and the map's own if it is there."""
+    years = set(config.sample.years or config.archive.years)
+    return sorted(years | ({config.sample.old_map_year} & set(config.archive.years)))

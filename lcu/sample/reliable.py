@@ -1,0 +1,595 @@
+"""Which candidates deserve their label: the consistency of an old map with the series under it.
+
+Nothing but the map and the series is known. Series are brought into the few directions that tell the
+map's classes apart, clustered, and every cluster is asked which classes the map gives to its members. A
+label is reliable where the map says the same of pixels that look alike elsewhere; polygons, clusters and
+pixels that look like another class are not.
+
+Everything is the same to the bit for any number of ranks and any way of spreading the candidates: what is
+added over candidates are integers, what is chosen is chosen by numbers that belong to a candidate, and
+what follows from small tables is computed on one rank for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from mpi4py import MPI
+from scipy import linalg
+
+from lcu.ranks import on_root, together
+from lcu.sample.kmeans import kmeans
+
+# What became of a candidate: the first rule that removed it.
+KEPT, POLYGON, CLUSTER, CHANGED, UNRELIABLE = range(5)
+RULES = ("kept", "polygon", "cluster", "changed", "unreliable")
+
+# Clusterings whose tables are averaged: one alone depends on where its borders happen to lie.
+CLUSTERINGS = 3
+
+# Numbers of clusters that are tried, candidates that they are tried on, and how many of these a cluster
+# must have on average.
+CLUSTERS, TRIED_ON, LEAST_MEMBERS = (12, 25, 50, 100, 200), 32768, 16
+
+# Lloyd iterations of a clustering; its centres come from the candidates that it was tried on.
+ITERATIONS = 20
+
+# Weight, in candidates, of the map's shares in those of a cluster: none is certain of anything.
+PRIOR = 0.5
+
+# What a candidate's own polygon counts for in its cluster: the mistakes of a polygon agree with each other.
+OWN_POLYGON = 0.3
+
+# A polygon is wrong when, by all others, another class is this many times as likely.
+WRONG_POLYGON = 4.0
+
+# Least share of its class's share that a cluster or class keeps.
+LEAST_SHARE = 0.6
+
+# Rows that are looked at together: integers below 2^16 times those below 2^16 stay exact in doubles
+# while 2^20 of them are added.
+CHUNK = 2**18
+
+# Ridge of the scatter within classes, in units of its mean eigenvalue.
+RIDGE = 1e-3
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Candidates of this rank, all arrays [candidate].
+
+    Attributes
+    ----------
+    series : tuple of ndarray[candidate, feature], uint16
+        Gap-filled reflectance x 10000 of each year that is looked at, time and band in one axis.
+    observed : ndarray[candidate, year], bool
+        Whether there is any observation in the year.
+    index : uint8
+        Class index.
+    polygon : int64
+        Polygon of the old map, unique in the run; it has one class.
+    key : uint64
+        A number that looks random and belongs to the candidate's place, see `lcu.sample.priority`.
+    border : uint8
+        Distance to the nearest pixel of another class, in pixels.
+    part : uint8
+        0 or 1: the half of the landscape that the place belongs to.
+    """
+
+    series: tuple[np.ndarray, ...]
+    observed: np.ndarray
+    index: np.ndarray
+    polygon: np.ndarray
+    key: np.ndarray
+    border: np.ndarray
+    part: np.ndarray
+
+    def __len__(self) -> int:
+        """Count the candidates."""
+        return len(self.index)
+
+    def year(self, position: int) -> Year:
+        """Return the candidates that were observed in a year."""
+        seen = self.observed[:, position]
+        return Year(
+            self.series[position][seen], self.index[seen], self.polygon[seen], self.key[seen],
+            self.part[seen],
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Year:
+    """Candidates of this rank that were observed in one year; see `Pool`."""
+
+    series: np.ndarray
+    index: np.ndarray
+    polygon: np.ndarray
+    key: np.ndarray
+    part: np.ndarray
+
+    def __len__(self) -> int:
+        """Count the candidates."""
+        return len(self.index)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found of the candidates of this rank, all arrays [candidate].
+
+    Attributes
+    ----------
+    rule : uint8
+        0 = kept, else the position in `RULES` of the rule that removed it.
+    cluster : int32
+        Cluster in the first year that is looked at; the classes share the numbers. -1 = not observed.
+    score : float32
+        Reliability, 0..1: how well the own class fits beside the best other one, in the year in which it
+        fits worst; 0.5 = equally well.
+    """
+
+    rule: np.ndarray
+    cluster: np.ndarray
+    score: np.ndarray
+
+
+def reliable(
+    pool: Pool, *, classes: int, keep: float, seed: int, comm: MPI.Comm, threads: int = 1
+) -> Verdict:
+    """Find the candidates whose label is reliable; collective over `comm`.
+
+    Parameters
+    ----------
+    pool : Pool
+        This rank's candidates; may be empty.
+    classes : int
+        Classes of the legend.
+    keep : float
+        Largest share of all candidates that is kept, 0..1.
+    seed : int
+    comm : MPI.Comm
+    threads : int
+        OpenMP threads of this rank.
+
+    Notes
+    -----
+    A candidate is removed by the first of these rules: its polygon looks like another class (``polygon``, in
+    any year), its clusters do in every year (``cluster``) or in some (``changed``), others are more reliable
+    (``unreliable``).
+
+    Beyond the pool a rank holds, for each candidate and one year at a time, its series again, 4 bytes for
+    each of at most classes - 1 discriminants, what `kmeans` needs (12 bytes), and labels and scores (about
+    40); and tables of what is in each polygon and cluster, 21 bytes for each such pair of all ranks.
+    """
+    years = range(len(pool.series))
+    wrong, score = np.zeros(len(pool), bool), np.ones((len(pool), len(years)), np.float32)
+    cluster = np.full((len(pool), len(years)), -1, np.int32)
+    for position in years:
+        seen = pool.observed[:, position]
+        found = judge(pool.year(position), classes, seed, comm, threads)
+        wrong[seen] |= found[0]
+        cluster[seen, position], score[seen, position] = found[1:]
+    fits = score > 0.5
+    rule = np.full(len(pool), KEPT, np.uint8)
+    rule[~fits.all(axis=1)] = CHANGED
+    rule[~(fits & pool.observed).any(axis=1)] = CLUSTER
+    rule[wrong] = POLYGON
+    worst = score.min(axis=1)
+    chosen = most_reliable(worst, rule == KEPT, cluster[:, 0] + 1, pool, classes, keep, comm)
+    rule[(rule == KEPT) & ~chosen] = UNRELIABLE
+    return Verdict(rule, cluster[:, 0], worst)
+
+
+def judge(
+    year: Year, classes: int, seed: int, comm: MPI.Comm, threads: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Judge the candidates by the series of one year.
+
+    Returns
+    -------
+    wrong : ndarray[candidate], bool
+        Whether its polygon looks like another class.
+    cluster : ndarray[candidate], int32
+    score : ndarray[candidate], float32
+        Reliability; 1 where there are no two classes to compare.
+    """
+    values = discriminants(year, classes, comm)
+    if not values.shape[1]:
+        count = len(year)
+        return np.zeros(count, bool), np.zeros(count, np.int32), np.ones(count, np.float32)
+    labels = [
+        kmeans(
+            values, len(start), seed=seed, comm=comm, init=start, max_iterations=ITERATIONS, threads=threads
+        )[1]
+        for start in starting_centres(values, year, classes, seed, comm)
+    ]  # fmt: skip
+    clusters = comm.allreduce(max(int(label.max(initial=0)) for label in labels), op=MPI.MAX) + 1
+    tables = [crosstab(label, year, clusters, classes, comm) for label in labels]
+    polygons = on_root(comm, "judging polygons", wrong_polygons, tables, classes)
+    wrong = np.isin(year.polygon, polygons)
+    tables = [table.without(polygons) for table in tables]
+    return wrong, labels[0], scores(tables, labels, year, ~wrong, comm)
+
+
+# ------------------------------------------------------------------------------- discriminants
+
+
+def discriminants(year: Year, classes: int, comm: MPI.Comm) -> np.ndarray:
+    """Return the candidates' linear discriminants, float32 [candidate, at most classes - 1].
+
+    Fisher's: directions in which the classes' means differ most, in units of the scatter within classes
+    (Rao 1948, Journal of the Royal Statistical Society B 10). Labels that are wrong at random widen the
+    scatter and draw the means together; the directions stay. There are none where fewer than two classes
+    have candidates, or all series are the same.
+    """
+    counts, sums, products = moments(year, classes, comm)
+    weights, frame = on_root(comm, "finding discriminants", directions, counts, sums, products)
+    return project(year.series, weights, frame)
+
+
+def moments(year: Year, classes: int, comm: MPI.Comm) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return counts [class], sums [class, feature] and products [feature, feature] of all ranks, int64."""
+    features = comm.allreduce(year.series.shape[1], op=MPI.MAX)
+    total = np.zeros((classes + classes * features + features * features,), np.int64)
+    with together(comm, "adding up series"):
+        counts, sums, products = np.split(total, [classes, classes * (1 + features)])
+        counts += np.bincount(year.index, minlength=classes)
+        for first in range(0, len(year), CHUNK):
+            rows = year.series[first : first + CHUNK].astype(np.float64)
+            index = year.index[first : first + CHUNK]
+            products += (rows.T @ rows).astype(np.int64).ravel()
+            member = (index == np.arange(classes)[:, None]).astype(np.float64)
+            sums += (member @ rows).astype(np.int64).ravel()
+    whole = np.empty_like(total)
+    comm.Allreduce(total, whole)
+    counts, sums, products = np.split(whole, [classes, classes * (1 + features)])
+    return counts, sums.reshape(classes, features), products.reshape(features, features)
+
+
+def directions(
+    counts: np.ndarray, sums: np.ndarray, products: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return weights, whole numbers as float64 [feature, direction], and what makes discriminants of them.
+
+    That is float64 [2, direction]: the projected mean, and the unit of the weights, which are as large as
+    exact products with uint16 in doubles allow. No direction where fewer than two classes have candidates,
+    or all series are the same.
+    """
+    features, total, present = sums.shape[1], counts.sum(), counts > 0
+    none = np.zeros((features, 0)), np.zeros((2, 0))
+    if present.sum() < 2:
+        return none
+    share = counts[present] / total
+    means, mean = sums[present] / counts[present, None], sums.sum(axis=0) / total
+    within = products / total - (means.T * share) @ means
+    between = ((means - mean).T * share) @ (means - mean)
+    unit = np.trace(within) / features
+    if not unit > 0:
+        return none
+    _, vectors = linalg.eigh(between, within + RIDGE * unit * np.eye(features))
+    vectors = vectors[:, ::-1][:, : min(len(means) - 1, features)]
+    bits = 53 - 16 - int(np.ceil(np.log2(features + 1)))
+    scale = 2.0 ** (bits - 1 - np.floor(np.log2(np.abs(vectors).max(axis=0))))
+    return np.rint(vectors * scale), np.stack([mean @ vectors, 1 / scale])
+
+
+def project(series: np.ndarray, weights: np.ndarray, frame: np.ndarray) -> np.ndarray:
+    """Return the discriminants, float32 [candidate, direction]; sums are of whole numbers, exactly."""
+    values = np.empty((len(series), weights.shape[1]), np.float32)
+    for first in range(0, len(series) if weights.size else 0, CHUNK):
+        whole = series[first : first + CHUNK].astype(np.float64) @ weights
+        values[first : first + CHUNK] = whole * frame[1] - frame[0]
+    return values
+
+
+# ----------------------------------------------------------------------------------- clusters
+
+
+def starting_centres(
+    values: np.ndarray, year: Year, classes: int, seed: int, comm: MPI.Comm
+) -> list[np.ndarray]:
+    """Return the first centres of each clustering, float32 [cluster, direction].
+
+    They are found, and their number is chosen, on the candidates with the lowest keys, which one rank can
+    hold: the number whose clusters foretell best (least mean log-loss) which classes the map has in the
+    other half of the landscape, from what it has in one.
+    """
+    number = (~year.key >> np.uint64(32)).astype(np.uint32)
+    few = highest(number, np.zeros(len(year), np.int64), np.array([TRIED_ON]), comm)
+    parts = comm.gather((year.key[few], values[few], year.index[few], year.part[few]), root=0)
+    return on_root(comm, "choosing the number of clusters", _try_clusters, parts, classes, seed)
+
+
+def _try_clusters(parts: list[tuple], classes: int, seed: int) -> list[np.ndarray]:
+    key, values, index, part = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.argsort(key, kind="stable")
+    values, index, part = values[order], index[order], part[order]
+    numbers = [k for k in CLUSTERS if k * LEAST_MEMBERS <= len(values)]
+    best = np.inf, []
+    for k in numbers or [max(1, len(values) // LEAST_MEMBERS)]:
+        found = [
+            kmeans(values, k, seed=seed + turn, comm=MPI.COMM_SELF, max_iterations=ITERATIONS)[:2]
+            for turn in range(CLUSTERINGS)
+        ]
+        loss = np.mean([foretelling_loss(label, index, part, k, classes) for _, label in found])
+        if loss < best[0]:
+            best = loss, [centres for centres, _ in found]
+    return best[1]
+
+
+def foretelling_loss(
+    label: np.ndarray, index: np.ndarray, part: np.ndarray, k: int, classes: int
+) -> float:
+    """Return the mean log-loss of the classes of each half, foretold from the clusters of the other."""
+    counts = np.zeros((2, k, classes))
+    np.add.at(counts, (part, label, index), 1)
+    loss = 0.0
+    for own, other in (counts, counts[::-1]):
+        likely = with_prior(other, other.sum(axis=0) / max(other.sum(), 1))
+        loss -= (own[own > 0] * np.log(np.maximum(likely[own > 0], 1e-6))).sum()
+    return loss / len(label)
+
+
+def with_prior(counts: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Return the shares of the classes in clusters, [..., class], drawn to those of the map by `PRIOR`."""
+    added = counts + PRIOR * share
+    return added / np.maximum(added.sum(axis=-1, keepdims=True), 1e-300)
+
+
+@dataclass(frozen=True)
+class Table:
+    """How many candidates of all ranks each polygon has in each cluster; all arrays [row].
+
+    Attributes
+    ----------
+    polygon : int64
+        Ascending.
+    index : uint8
+        Class of the polygon.
+    cluster : int32
+        Ascending within a polygon.
+    count : int64
+    clusters, classes : int
+    """
+
+    polygon: np.ndarray
+    index: np.ndarray
+    cluster: np.ndarray
+    count: np.ndarray
+    clusters: int
+    classes: int
+
+    def without(self, polygons: np.ndarray) -> Table:
+        """Return the table without some polygons."""
+        left = ~np.isin(self.polygon, polygons)
+        columns = (getattr(self, name)[left] for name in ("polygon", "index", "cluster", "count"))
+        return Table(*columns, self.clusters, self.classes)
+
+    @property
+    def by_class(self) -> np.ndarray:
+        """Candidates, float64 [cluster, class]."""
+        counts = np.zeros((self.clusters, self.classes))
+        np.add.at(counts, (self.cluster, self.index), self.count)
+        return counts
+
+    def own(self, polygon: np.ndarray, cluster: np.ndarray) -> np.ndarray:
+        """Return how many candidates of the same polygon there are in a cluster, int64 [candidate]."""
+        numbers = np.unique(self.polygon)
+        rows = np.searchsorted(numbers, self.polygon) * self.clusters + self.cluster
+        place = np.searchsorted(numbers, polygon)
+        known = place < len(numbers)
+        known[known] = numbers[place[known]] == polygon[known]
+        wanted = place * self.clusters + cluster
+        row = np.minimum(np.searchsorted(rows, wanted), max(len(rows) - 1, 0))
+        if not len(rows):
+            return np.zeros(len(polygon), np.int64)
+        return np.where(known & (rows[row] == wanted), self.count[row], 0)
+
+
+def crosstab(label: np.ndarray, year: Year, clusters: int, classes: int, comm: MPI.Comm) -> Table:
+    """Count the candidates of all ranks by polygon and cluster."""
+    own = _count_rows(year.polygon, year.index, label, np.ones(len(year), np.int64), clusters)
+    parts = comm.allgather(own)
+    columns = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Table(*_count_rows(*columns, clusters), clusters, classes)
+
+
+def _count_rows(
+    polygon: np.ndarray, index: np.ndarray, cluster: np.ndarray, count: np.ndarray, clusters: int
+) -> tuple[np.ndarray, ...]:
+    """Add up the counts of equal (polygon, cluster); sorted by these."""
+    numbers, place = np.unique(polygon, return_inverse=True)
+    of_polygon = np.zeros(len(numbers), np.uint8)
+    of_polygon[place] = index
+    rows, place = np.unique(place * clusters + cluster, return_inverse=True)
+    added = np.zeros(len(rows), np.int64)
+    np.add.at(added, place, count)
+    position = rows // clusters
+    return numbers[position], of_polygon[position], (rows % clusters).astype(np.int32), added
+
+
+# ------------------------------------------------------------------------- polygons and scores
+
+
+def wrong_polygons(tables: Sequence[Table], classes: int) -> np.ndarray:
+    """Return the polygons that look like another class to all other polygons, int64.
+
+    For each cluster that a polygon lies in, the classes of the other polygons' candidates there are its
+    testimony. Classes are compared as in `scores`. A polygon that is more than half of its class is not
+    judged: the others cannot know the class without it.
+    """
+    polygon, first = np.unique(tables[0].polygon, return_index=True)
+    index = tables[0].index[first]
+    fit, size = np.zeros((len(polygon), classes)), np.zeros(len(polygon))
+    usual = np.zeros(classes)
+    for table in tables:
+        counts = table.by_class
+        share = counts.sum(axis=0) / max(counts.sum(), 1)
+        usual += (counts * with_prior(counts, share)).sum(axis=0) / len(tables)
+        others = counts[table.cluster]
+        others[np.arange(len(others)), table.index] -= table.count
+        place = np.searchsorted(polygon, table.polygon)
+        np.add.at(fit, place, with_prior(others, share) * table.count[:, None] / len(tables))
+        np.add.at(size, place, table.count / len(tables))
+    total = np.bincount(index, weights=size, minlength=classes)
+    fit /= size[:, None] * np.where(total > 0, usual / np.maximum(total, 1), 1)
+    own = fit[np.arange(len(fit)), index]
+    fit[np.arange(len(fit)), index] = 0
+    return polygon[(fit.max(axis=1, initial=0) > WRONG_POLYGON * own) & (2 * size <= total[index])]
+
+
+def fits(
+    tables: Sequence[Table], labels: Sequence[np.ndarray], year: Year, chosen: slice
+) -> np.ndarray:
+    """Return the share of each class among a candidate's like, float64 [candidate, class].
+
+    These are the candidates of its cluster, those of its own polygon counted `OWN_POLYGON` times, and the
+    mean is taken over the clusterings.
+    """
+    polygon, index = year.polygon[chosen], year.index[chosen]
+    total = np.zeros((len(index), tables[0].classes))
+    for table, label in zip(tables, labels, strict=True):
+        counts, cluster = table.by_class, label[chosen]
+        share = counts.sum(axis=0) / max(counts.sum(), 1)
+        alike = counts[cluster]
+        own = table.own(polygon, cluster)
+        alike[np.arange(len(alike)), index] -= (1 - OWN_POLYGON) * own
+        total += with_prior(alike, share)
+    return total / len(tables)
+
+
+def scores(
+    tables: Sequence[Table],
+    labels: Sequence[np.ndarray],
+    year: Year,
+    used: np.ndarray,
+    comm: MPI.Comm,
+) -> np.ndarray:
+    """Return the reliability of this rank's candidates, float32 [candidate].
+
+    A class's share is compared with the share that it usually has where the map shows it (the thresholds of
+    confident learning, Northcutt et al. 2021, Journal of Artificial Intelligence Research 70): classes that
+    are rare or mixed everywhere are judged by their own measure. The score is that of the own class over
+    its sum with that of the best other one.
+    """
+    classes = tables[0].classes
+    usual = usual_shares(tables, labels, year, used, comm)
+    score = np.empty(len(year), np.float32)
+    for first in range(0, len(year), CHUNK):
+        chosen = slice(first, first + CHUNK)
+        fit = fits(tables, labels, year, chosen) / usual
+        rows = np.arange(len(fit)), year.index[chosen]
+        own = fit[rows]
+        fit[rows] = 0
+        other = fit.max(axis=1) if classes > 1 else np.zeros(len(fit))
+        score[chosen] = own / np.maximum(own + other, 1e-300)
+    return score
+
+
+def usual_shares(
+    tables: Sequence[Table],
+    labels: Sequence[np.ndarray],
+    year: Year,
+    used: np.ndarray,
+    comm: MPI.Comm,
+) -> np.ndarray:
+    """Return the mean share of a class among its own candidates' like, float64 [class]; 1 where none."""
+    one = 2.0**30
+    added = np.zeros((2, tables[0].classes), np.int64)
+    for first in range(0, len(year), CHUNK):
+        chosen = slice(first, first + CHUNK)
+        index, fit = year.index[chosen], fits(tables, labels, year, chosen)
+        whole = np.rint(fit[np.arange(len(fit)), index] * one).astype(np.int64)
+        np.add.at(added[0], index[used[chosen]], whole[used[chosen]])
+        np.add.at(added[1], index[used[chosen]], 1)
+    total = np.empty_like(added)
+    comm.Allreduce(added, total)
+    return np.where(total[0] > 0, total[0] / np.maximum(total[1], 1) / one, 1.0)
+
+
+# --------------------------------------------------------------------------------- what is kept
+
+
+def most_reliable(
+    score: np.ndarray,
+    left: np.ndarray,
+    cluster: np.ndarray,
+    pool: Pool,
+    classes: int,
+    keep: float,
+    comm: MPI.Comm,
+) -> np.ndarray:
+    """Choose the most reliable of those that are left, bool [candidate].
+
+    At most a share `keep` of all candidates, over all classes; but of every class at least `LEAST_SHARE` of
+    this share of what is left of it, and of every cluster in a class `LEAST_SHARE` of the class's share, so
+    that what is rare, in the landscape or in its class, survives.
+    """
+    number = ranking(score, pool)
+    clusters = comm.allreduce(int(cluster.max(initial=0)), op=MPI.MAX) + 1
+    everything = np.zeros(len(pool), np.int64)
+    group = pool.index.astype(np.int64) * clusters + cluster
+    most = np.array([int(keep * comm.allreduce(len(pool)))])
+    best = left & highest(number, everything, most, comm, left)
+    sizes = total_count(group[left], classes * clusters, comm).reshape(classes, clusters)
+    of_class = sizes.sum(axis=1)
+    wanted = total_count(pool.index[best], classes, comm)
+    wanted = np.maximum(wanted, np.ceil(LEAST_SHARE * keep * of_class).astype(np.int64))
+    share = wanted / np.maximum(of_class, 1)
+    floor = np.ceil(LEAST_SHARE * share[:, None] * sizes).astype(np.int64)
+    chosen = highest(number, group, floor.ravel(), comm, left)
+    rest = np.maximum(wanted - total_count(pool.index[chosen], classes, comm), 0)
+    return chosen | highest(number, pool.index.astype(np.int64), rest, comm, left & ~chosen)
+
+
+def ranking(score: np.ndarray, pool: Pool) -> np.ndarray:
+    """Return numbers whose order is that of reliability, uint32 [candidate].
+
+    Of equal scores (to 2^-16) the candidate farther from the border comes first, then chance decides.
+    """
+    first = np.minimum(score * 65536, 65535).astype(np.uint32) << np.uint32(16)
+    second = np.minimum(pool.border, 63).astype(np.uint32) << np.uint32(10)
+    return first | second | (pool.key >> np.uint64(54)).astype(np.uint32)
+
+
+def total_count(group: np.ndarray, groups: int, comm: MPI.Comm) -> np.ndarray:
+    """Return how many of all ranks' candidates are in each group, int64 [group]."""
+    total = np.empty(groups, np.int64)
+    comm.Allreduce(np.bincount(group, minlength=groups).astype(np.int64), total)
+    return total
+
+
+def highest(
+    number: np.ndarray,
+    group: np.ndarray,
+    wanted: np.ndarray,
+    comm: MPI.Comm,
+    among: np.ndarray | None = None,
+) -> np.ndarray:
+    """Choose, of all ranks' candidates, those with the highest numbers of each group, bool [candidate].
+
+    Digit by digit, so that only counts travel. Equal numbers at the limit are left out.
+
+    Parameters
+    ----------
+    number : ndarray[candidate], uint32
+    group : ndarray[candidate], int64
+    wanted : ndarray[group], int64
+        How many of each group.
+    among : ndarray[candidate], bool, optional
+        Those that may be chosen; None: all.
+    """
+    chosen = np.zeros(len(number), bool)
+    open_ = np.ones(len(number), bool) if among is None else among.copy()
+    wanted = wanted.astype(np.int64)
+    for shift in (22, 11, 0):
+        digit = ((number >> np.uint32(shift)) & np.uint32(2047)).astype(np.int64)
+        count = total_count(group[open_] * 2048 + digit[open_], len(wanted) * 2048, comm)
+        at_least = count.reshape(-1, 2048)[:, ::-1].cumsum(axis=1)[:, ::-1]
+        least = 2048 - (at_least <= wanted[:, None]).sum(axis=1)  # least digit that fits in whole
+        chosen |= open_ & (digit >= least[group])
+        fitting = np.concatenate([at_least, np.zeros((len(wanted), 1), np.int64)], axis=1)
+        wanted = wanted - fitting[np.arange(len(wanted)), least]
+        open_ &= digit == least[group] - 1
+    return chosen
