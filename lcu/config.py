@@ -176,7 +176,11 @@ class Sample:
     years: tuple[int, ...] = key(
         "Years that are sampled; none named: all mapped years.", (), check=_years
     )
-    per_class: int = key("Samples drawn per class over all tiles.", 1000, check=_at_least(2))
+    per_class: int = key(
+        "Samples drawn per class on average, over all tiles; large classes have more, small ones at least a quarter.",
+        1000,
+        check=_at_least(4),
+    )
     per_polygon: int = key(
         "Most samples drawn from one polygon of the old map.", 1000, check=_at_least(1)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from osgeo import gdal, ogr, osr
 from lcu.config import Sample
 from lcu.grid import Block, Grid, Tile
 from lcu.sample import Candidates, OldMap, OldMapError, assign_splits, core_pixels, draw, priority
+from lcu.sample.draw import allocate, cap_polygons
 from lcu.sample.stage import sample_weights
 
 GRID = Grid("EPSG:32631", (500000.0, 10.0, 0.0, 5600000.0, 0.0, -10.0), 60, 80)
@@ -166,13 +168,14 @@ def test_the_draw_ignores_the_order_and_keeps_within_its_limits(
     seed: int, count: int, per_class: int, per_polygon: int, shuffle: int
 ) -> None:
     found = candidates(seed, count)
-    drawn = draw(found, per_class, per_polygon)
-    again = draw(
-        found.take(np.random.default_rng(shuffle).permutation(count)), per_class, per_polygon
-    )
+    areas = np.bincount(found.index, minlength=12) * 3
+    drawn = draw(found, areas, per_class, per_polygon)
+    mixed = found.take(np.random.default_rng(shuffle).permutation(count))
+    again = draw(mixed, areas, per_class, per_polygon)
     for name in ("key", "row", "col", "polygon"):
         np.testing.assert_array_equal(getattr(drawn, name), getattr(again, name))
-    assert np.bincount(drawn.index, minlength=1).max() <= per_class
+    present = len(np.unique(found.index))
+    assert len(drawn) <= present * max(per_class, 1)
     assert np.bincount(drawn.polygon, minlength=1).max() <= per_polygon
     if per_class >= count and per_polygon >= count:
         assert len(drawn) == count
@@ -180,9 +183,38 @@ def test_the_draw_ignores_the_order_and_keeps_within_its_limits(
 
 def test_drawing_part_by_part_gives_the_same_as_all_at_once() -> None:
     found = candidates(3, 300)
-    parts = [draw(found.take(np.arange(start, 300, 4)), 301, 7) for start in range(4)]
-    at_once, joined = draw(found, 20, 7), draw(Candidates.join(parts), 20, 7)
+    areas = np.bincount(found.index, minlength=12)
+    parts = [cap_polygons(found.take(np.arange(start, 300, 4)), 7) for start in range(4)]
+    at_once, joined = draw(found, areas, 20, 7), draw(Candidates.join(parts), areas, 20, 7)
     np.testing.assert_array_equal(at_once.key, joined.key)
+
+
+def test_large_classes_have_more_samples_and_small_classes_and_clusters_some() -> None:
+    count = 20000
+    generator = np.random.default_rng(1)
+    found = candidates(1, count)
+    index = generator.choice(3, count, p=[0.9, 0.09, 0.01]).astype(np.uint8)
+    cluster = np.where(generator.random(count) < 0.02, 1, 0).astype(np.int32)
+    found = replace(found, index=index, cluster=cluster, polygon=np.arange(count))
+    drawn = draw(found, np.bincount(index), 400, 10)
+    numbers = np.bincount(drawn.index)
+    assert len(drawn) == 1200 and numbers[0] > 5 * numbers[1] and numbers[2] == 100
+    rare = np.bincount(drawn.index[drawn.cluster == 1])
+    assert rare[0] == numbers[0] // 8
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)), min_size=1, max_size=12),
+    st.integers(0, 20000),
+    st.integers(0, 500),
+)
+def test_allocation_is_within_bounds_and_complete(groups, total: int, floor: int) -> None:
+    shares, room = np.array(groups).T
+    room = np.where(shares > 0, room, 0)
+    numbers = allocate(shares, room, total, floor)
+    least = np.minimum(room, floor)
+    assert (numbers >= least).all() and (numbers <= room).all()
+    assert numbers.sum() == max(min(total, room.sum()), least.sum())
 
 
 def test_priorities_differ_between_tiles_and_seeds() -> None:

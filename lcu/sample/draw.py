@@ -19,6 +19,9 @@ TRAINING, VALIDATION, TEST = 0, 1, 2
 # How far the distance to another class is followed, in pixels.
 FARTHEST = 16
 
+# What is rare has at least one over this of an equal part of the samples.
+LEAST = 4
+
 # Shares of a class's samples; polygons are dealt out whole.
 VALIDATION_SHARE, TEST_SHARE = 0.15, 0.15
 
@@ -143,18 +146,78 @@ def border_distance(values: np.ndarray) -> np.ndarray:
     return distance
 
 
-def draw(candidates: Candidates, per_class: int, per_polygon: int) -> Candidates:
-    """Draw at most `per_polygon` pixels of each polygon and then `per_class` of each class.
+def draw(candidates: Candidates, areas: np.ndarray, per_class: int, per_polygon: int) -> Candidates:
+    """Draw samples: `per_class` of a class on average, at most `per_polygon` of a polygon.
 
-    The result is ordered by tile and, within it, by cell (HDF5 chunk), row and column, which is the
-    order in which series are read best.
+    Classes share the samples by their area in the old map, none with less than a quarter of `per_class`
+    as far as it has candidates; the clusters of a class share its samples by their candidates, none with
+    less than a quarter of an equal part: what is rare is there, what is common counts.
+
+    Parameters
+    ----------
+    areas : ndarray[class]
+        Pixels of each class in the old map.
+
+    Returns
+    -------
+    Candidates
+        Ordered by tile and, within it, by cell (HDF5 chunk), row and column, which is the order in which
+        series are read best.
     """
-    by_polygon = np.lexsort((candidates.key, candidates.polygon))
-    candidates = candidates.take(by_polygon)
-    candidates = candidates.take(_rank_within(candidates.polygon) < per_polygon)
-    candidates = candidates.take(np.lexsort((candidates.key, candidates.index)))
-    candidates = candidates.take(_rank_within(candidates.index) < per_class)
+    candidates = cap_polygons(candidates, per_polygon)
+    sizes = np.bincount(candidates.index, minlength=len(areas))
+    total = per_class * np.count_nonzero(sizes)
+    numbers = allocate(np.where(sizes > 0, areas, 0), sizes, total, per_class // LEAST)
+    candidates = candidates.take(np.lexsort((candidates.key, candidates.cluster, candidates.index)))
+    pair = candidates.index.astype(np.int64) << 32 | (candidates.cluster.astype(np.int64) + 1)
+    pairs, members = np.unique(pair, return_counts=True)
+    quota = np.zeros(len(pairs), np.int64)
+    for index in np.unique(candidates.index):
+        own = pairs >> 32 == index
+        least = numbers[index] // (LEAST * np.count_nonzero(own))
+        quota[own] = allocate(members[own], members[own], int(numbers[index]), int(least))
+    chosen = _rank_within(pair) < quota[np.searchsorted(pairs, pair)]
+    candidates = candidates.take(chosen)
     return candidates.take(reading_order(candidates))
+
+
+def cap_polygons(candidates: Candidates, per_polygon: int) -> Candidates:
+    """Return the candidates of each polygon with the lowest keys, `per_polygon` at most."""
+    candidates = candidates.take(np.lexsort((candidates.key, candidates.polygon)))
+    return candidates.take(_rank_within(candidates.polygon) < per_polygon)
+
+
+def allocate(shares: np.ndarray, room: np.ndarray, total: int, floor: int) -> np.ndarray:
+    """Share `total` out over groups, in proportion to `shares`, but at least `floor` to each.
+
+    Parameters
+    ----------
+    shares : ndarray[group], int
+    room : ndarray[group], int
+        No group is given more; what it cannot take goes to the others.
+
+    Returns
+    -------
+    ndarray[group], int64
+        Their sum is `total` where there is room and the floors leave some.
+    """
+    shares, room = np.asarray(shares, np.float64), np.asarray(room, np.int64)
+    least = np.minimum(room, floor)
+    low, high = 0.0, float(np.max(room / np.maximum(shares, 1), initial=0) + 1)
+    for _ in range(80):  # the largest rate whose numbers are not too many
+        rate = (low + high) / 2
+        low, high = (
+            (rate, high) if _taken(shares, rate, least, room).sum() <= total else (low, rate)
+        )
+    numbers = _taken(shares, low, least, room)
+    order = np.argsort(numbers - low * shares, kind="stable")
+    order = order[(numbers[order] < room[order]) & (shares[order] > 0)]
+    numbers[order[: max(0, total - int(numbers.sum()))]] += 1
+    return numbers
+
+
+def _taken(shares: np.ndarray, rate: float, least: np.ndarray, room: np.ndarray) -> np.ndarray:
+    return np.clip(np.floor(rate * shares).astype(np.int64), least, room)
 
 
 def reading_order(candidates: Candidates) -> np.ndarray:

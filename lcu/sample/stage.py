@@ -24,6 +24,7 @@ from lcu.sample.draw import (
     Candidates,
     assign_splits,
     border_distance,
+    cap_polygons,
     core_pixels,
     draw,
     priority,
@@ -151,13 +152,8 @@ def _draw(
     kept, removed = clean(config, comm, composites, tiles, Candidates.join(parts))
     removed = {"border": total - removed["candidates"], **removed}
     on_root(comm, "writing what was removed", _write_cleaning, config, total, removed)
-    gathered = Candidates.join(comm.allgather(_fewest(kept, config.sample.per_polygon)))
-    return draw(gathered, config.sample.per_class, config.sample.per_polygon), total
-
-
-def _fewest(candidates: Candidates, per_polygon: int) -> Candidates:
-    """Return those that can still be drawn: the first `per_polygon` of each polygon."""
-    return draw(candidates, len(candidates) + 1, per_polygon)
+    gathered = Candidates.join(comm.allgather(cap_polygons(kept, config.sample.per_polygon)))
+    return draw(gathered, total, config.sample.per_class, config.sample.per_polygon), total
 
 
 def _candidates(
