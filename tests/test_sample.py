@@ -190,15 +190,16 @@ def test_drawing_part_by_part_gives_the_same_as_all_at_once() -> None:
 
 
 def test_large_classes_have_more_samples_and_small_classes_and_clusters_some() -> None:
-    count = 20000
     generator = np.random.default_rng(1)
-    found = candidates(1, count)
+    found = candidates(1, 20000)
+    count = len(found)
     index = generator.choice(3, count, p=[0.9, 0.09, 0.01]).astype(np.uint8)
     cluster = np.where(generator.random(count) < 0.02, 1, 0).astype(np.int32)
     found = replace(found, index=index, cluster=cluster, polygon=np.arange(count))
-    drawn = draw(found, np.bincount(index), 400, 10)
+    drawn = draw(found, np.bincount(index), 200, 10)
     numbers = np.bincount(drawn.index)
-    assert len(drawn) == 1200 and numbers[0] > 5 * numbers[1] and numbers[2] == 100
+    assert len(drawn) == 600 and numbers[0] > 5 * numbers[1]
+    assert numbers[2] == min(50, np.sum(index == 2))
     rare = np.bincount(drawn.index[drawn.cluster == 1])
     assert rare[0] == numbers[0] // 8
 
