@@ -2,7 +2,8 @@
 #
 #   make demo    simulate a landscape, map it with two ranks, write the report
 #   make test    all tests: serial, on 1 to 4 ranks, kernels with bounds checks
-#   make perf    measure the kernels against others, with a picture and a table
+#   make perf    measure kernels, composites, storage and k-means against others, with pictures and tables
+#   make tables  measure quality where the truth is known: cloud masks, samples
 #   make lint    ruff
 #   make env     only the environment and the kernels
 #   make clean   remove what was built (not .venv)
@@ -10,7 +11,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-serial test-mpi test-kernels perf lint clean
+.PHONY: help env demo test test-serial test-mpi test-kernels perf tables lint clean
 
 RANKS ?= 2
 python := $(CURDIR)/.venv/bin/python
@@ -62,8 +63,13 @@ test-kernels: env
 # CASE is tiny, small or medium.
 CASE ?= small
 perf: env
-	@PYTHON=$(python) perf/competitors.sh; perf/native.sh; $(enter); \
-	$(python) perf/kernels.py --case $(CASE); $(python) perf/record.py
+	@PYTHON=$(python) perf/competitors.sh; PYTHON=$(python) perf/kmeans_competitors.sh; perf/native.sh; $(enter); \
+	$(python) perf/kernels.py --case $(CASE); $(python) perf/record.py; \
+	$(python) perf/composite.py --sizes 1024; $(python) perf/storage.py --size 1024; \
+	$(python) perf/kmeans.py --case $(CASE)
+
+tables: env
+	@$(enter); $(python) perf/clouds.py
 
 lint: env
 	@.venv/bin/ruff check .

@@ -33,6 +33,8 @@ COLUMNS = (
 )  # fmt: skip
 BEGIN, END = "<!-- storage: written by perf/storage.py -->\n", "<!-- end of storage -->"
 PAGE = record.ROOT / "docs" / "formats.md"
+PICTURE = TABLE.with_suffix(".png")
+CHOSEN = "gzip 1, whole series of 64 x 64"  # what lcu writes
 READ = 256  # side of the block that is read
 
 
@@ -150,6 +152,29 @@ def write_page(rows: list[dict[str, str]]) -> None:
     PAGE.write_text(before + BEGIN + "\n" + "\n".join(lines) + "\n\n" + END + rest.split(END)[1])
 
 
+def draw(rows: list[dict[str, str]]) -> None:
+    """Draw what each setting costs to write and to read, and the bytes that it takes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = [row["setting"] for row in rows][::-1]
+    columns = (
+        ("write_seconds", "write (processor seconds)"),
+        ("share_of_bytes", "bytes, of those of the values"),
+        ("read_seconds", f"read {READ} x {READ} pixels (seconds)"),
+    )
+    figure, axes = pyplot.subplots(1, 3, figsize=(11, 3.8), sharey=True, layout="constrained")
+    for axis, (column, title) in zip(axes, columns, strict=True):
+        values = [float(row[column]) for row in rows][::-1]
+        chosen = ["#4c8c6b" if name == CHOSEN else "#b8d4c4" for name in names]
+        axis.barh(names, values, color=chosen)
+        axis.set_title(title, fontsize=9)
+        axis.tick_params(labelsize=8)
+    figure.savefig(PICTURE, dpi=110)
+
+
 def main() -> None:
     """Measure; append the rows; write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -165,6 +190,7 @@ def main() -> None:
     for row in rows:
         print(", ".join(f"{name} {row[name]}" for name in COLUMNS[6:]), flush=True)
     if arguments.results == TABLE:
+        draw(record.last_run(TABLE))
         write_page(record.last_run(TABLE))
 
 
