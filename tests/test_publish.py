@@ -15,7 +15,9 @@ from lcu import assess, legend, publish
 from lcu import config as configuration
 from lcu.grid import Block, Grid, Tile
 from lcu.publish import geotiff, preview, report
+from lcu.publish.samples import draw_profiles, draw_samples
 from lcu.ranks import Failure
+from lcu.sample import Samples
 
 gdal.UseExceptions()
 
@@ -464,3 +466,64 @@ def test_products_are_the_same_for_any_number_of_ranks(mpi_tmp_path):
 def test_blocks_inside_a_tile_are_aligned_to_the_file():
     assert geotiff.BLOCK % geotiff.TIFF_BLOCK == 0
     assert Block(0, 0, 1, 1) in list(grid_of(1).blocks(geotiff.BLOCK))
+
+
+# --- samples --------------------------------------------------------------------------------------
+
+
+def samples_of(classes, clusters):
+    """Return samples of one tile, one class after the other, in rows."""
+    count = len(classes)
+    series = np.full((count, 4, 3), 1000, np.uint16)
+    series[:, 1] = 0
+    return Samples(
+        series=series,
+        count=np.tile(np.array([1, 0, 2, 1], np.uint8), (count, 1)),
+        day=np.tile(np.array([1100, 1130, 1160, 1190], np.int32), (count, 1)),
+        label=np.array(classes, np.uint8)[:, None],
+        weight=np.ones(count, np.float32),
+        tile=np.zeros(count, np.uint16),
+        row=np.arange(count, dtype=np.int32),
+        col=np.arange(count, dtype=np.int32),
+        polygon=np.arange(count),
+        cluster=np.array(clusters, np.int32),
+        split=np.zeros(count, np.uint8),
+        tiles=("31UFT",),
+        years=(2018,),
+        fingerprint="",
+    )
+
+
+def test_samples_are_drawn_in_the_colour_of_their_class():
+    classes = legend.load("corine-12")
+    drawn = samples_of([int(classes.values[0])] * 30, [0] * 30)
+    old = np.full((40, 40), classes.values[1], np.uint8)
+    picture = picture_of(draw_samples(old, 1, drawn, 0, classes, "31UFT"))
+    near = np.abs(picture[..., :3].astype(int) - classes.classes[0].rgb).max(axis=2) < 12
+    assert near.sum() > 200
+    without = picture_of(draw_samples(old, 1, drawn, 1, classes, "31UFT"))
+    assert (
+        np.abs(without[..., :3].astype(int) - classes.classes[0].rgb).max(axis=2) < 12
+    ).sum() == 0
+
+
+def test_profiles_are_drawn_of_clustered_classes_only():
+    classes = legend.load("corine-12")
+    values = [int(value) for value in classes.values[:2]]
+    bands = ["B04", "B08", "B11"]
+    assert draw_profiles(samples_of(values * 5, [-1] * 10), bands, classes) is None
+    one = picture_of(draw_profiles(samples_of(values * 5, [0, -1] * 5), bands, classes))
+    two = picture_of(draw_profiles(samples_of(values * 5, [0, 1] * 5), bands, classes))
+    assert (
+        one.shape[0] > 100
+        and (one[..., :3].min(axis=2) < 250).sum() < (two[..., :3].min(axis=2) < 250).sum()
+    )
+
+
+def picture_of(png):
+    """Return the pixels of a PNG file, uint8 [y, x, colour]."""
+    name = "/vsimem/picture.png"
+    gdal.FileFromMemBuffer(name, png)
+    pixels = gdal.Open(name).ReadAsArray().transpose(1, 2, 0)
+    gdal.Unlink(name)
+    return pixels

@@ -97,10 +97,10 @@ def draw_profiles(samples: Samples, bands: Sequence[str], legend: Legend) -> byt
     dates = [DAY_ZERO + timedelta(days=int(day)) for day in samples.day[0]]
     for axis, entry in zip(axes.ravel(), present, strict=False):
         own = label == entry.value
-        _draw_clusters(
-            axis, samples, own, dates, [(bands.index(name), style) for name, style in lines]
-        )
-        axis.set_title(entry.name, loc="left", size=10, color=INK)
+        chosen = [(bands.index(name), style) for name, style in lines]
+        count = _draw_clusters(axis, samples, own, dates, chosen)
+        title = f"{entry.name}, {count} cluster{'s' if count > 1 else ''}"
+        axis.set_title(title, loc="left", size=10, color=INK)
         axis.tick_params(labelsize=8, colors=FAINT)
         axis.tick_params(axis="x", rotation=35)
     for axis in axes.ravel()[len(present) :]:
@@ -111,7 +111,8 @@ def draw_profiles(samples: Samples, bands: Sequence[str], legend: Legend) -> byt
 
 def _draw_clusters(
     axis: Any, samples: Samples, own: np.ndarray, dates: list, lines: list[tuple[int, str]]
-) -> None:
+) -> int:
+    """Draw the largest clusters; return how many there are."""
     numbers, sizes = np.unique(samples.cluster[own & (samples.cluster >= 0)], return_counts=True)
     largest = numbers[np.argsort(-sizes, kind="stable")][:MOST_LINES]
     for place, number in enumerate(largest):
@@ -123,8 +124,7 @@ def _draw_clusters(
             values = np.where(seen, samples.series[chosen][..., band] / 10000, 0).sum(axis=0)
             axis.plot([dates[time] for time in there], values[there] / number_seen[there], style,
                       color=f"C{place}", linewidth=1.1, marker=".", markersize=3)  # fmt: skip
-    axis.text(0.98, 0.95, f"{len(numbers)} clusters", transform=axis.transAxes, ha="right", va="top",
-              size=8, color=FAINT)  # fmt: skip
+    return len(numbers)
 
 
 def _png(figure: Any) -> bytes:
