@@ -52,8 +52,9 @@ def draw_samples(
     _scatter(axis, samples.row[own] / stride, samples.col[own] / stride, label, legend)
     axis.set(xticks=[], yticks=[], xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     axis.set_title(f"{title}: {own.sum():,} samples", loc="left", color=INK, size=13, weight="bold")
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=4, frameon=False, fontsize=9,
-                labelcolor=INK, markerscale=3)  # fmt: skip
+    if own.any():
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=4, frameon=False, fontsize=9,
+                    labelcolor=INK, markerscale=3)  # fmt: skip
     return _png(figure)
 
 
