@@ -52,6 +52,9 @@ LEAST_SHARE = 0.6
 # while 2^20 of them are added.
 CHUNK = 2**18
 
+# Scatter within classes, in units of the mean square, below which all series are the same but for rounding.
+SAME = 1e-12
+
 # Ridge of the scatter within classes, in units of its mean eigenvalue.
 RIDGE = 1e-3
 
@@ -265,7 +268,7 @@ def directions(
     within = products / total - (means.T * share) @ means
     between = ((means - mean).T * share) @ (means - mean)
     unit = np.trace(within) / features
-    if not unit > 0:
+    if not unit > SAME * np.trace(products) / total / features:
         return none
     _, vectors = linalg.eigh(between, within + RIDGE * unit * np.eye(features))
     vectors = vectors[:, ::-1][:, : min(len(means) - 1, features)]
