@@ -230,7 +230,7 @@ def purity(
     ("name", "reference", "nomenclature", "least", "share"),
     [
         ("flanders", "flanders/reference/landcover_lpis.tif", "lpis", 0.98, 0.4),
-        ("sweden", "{tile}/reference/nmd2018_as_clc.tif", "corine", 0.88, 0.4),
+        ("sweden", "{tile}/reference/nmd2018_as_clc.tif", "corine", 0.85, 0.4),
     ],
 )
 def test_samples_of_the_real_squares_are_pure(
