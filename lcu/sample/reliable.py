@@ -45,12 +45,18 @@ OWN_POLYGON = 0.3
 # A polygon is wrong when, by all others, another class is this many times as likely.
 WRONG_POLYGON = 4.0
 
+# Score of a candidate whose class is the most frequent, but another one is more so than usual.
+JUST_FITS = np.float32(0.50001)
+
 # Least share of its class's share that a cluster or class keeps.
 LEAST_SHARE = 0.6
 
 # Rows that are looked at together: integers below 2^16 times those below 2^16 stay exact in doubles
 # while 2^20 of them are added.
 CHUNK = 2**18
+
+# Scatter within classes, in units of the mean square, below which all series are the same but for rounding.
+SAME = 1e-12
 
 # Ridge of the scatter within classes, in units of its mean eigenvalue.
 RIDGE = 1e-3
@@ -265,7 +271,7 @@ def directions(
     within = products / total - (means.T * share) @ means
     between = ((means - mean).T * share) @ (means - mean)
     unit = np.trace(within) / features
-    if not unit > 0:
+    if not unit > SAME * np.trace(products) / total / features:
         return none
     _, vectors = linalg.eigh(between, within + RIDGE * unit * np.eye(features))
     vectors = vectors[:, ::-1][:, : min(len(means) - 1, features)]
@@ -470,21 +476,35 @@ def scores(
 
     A class's share is compared with the share that it usually has where the map shows it (the thresholds of
     confident learning, Northcutt et al. 2021, Journal of Artificial Intelligence Research 70): classes that
-    are rare or mixed everywhere are judged by their own measure. The score is that of the own class over
+    are rare or mixed everywhere are judged by their own measure. Where a class is the most frequent one among
+    a candidate's like it fits all the same, if only just; else frequent classes would lose to rare ones what is
+    theirs. The score is that of the own class over
     its sum with that of the best other one.
     """
-    classes = tables[0].classes
     usual = usual_shares(tables, labels, year, used, comm)
     score = np.empty(len(year), np.float32)
     for first in range(0, len(year), CHUNK):
         chosen = slice(first, first + CHUNK)
-        fit = fits(tables, labels, year, chosen) / usual
-        rows = np.arange(len(fit)), year.index[chosen]
-        own = fit[rows]
-        fit[rows] = 0
-        other = fit.max(axis=1) if classes > 1 else np.zeros(len(fit))
-        score[chosen] = own / np.maximum(own + other, 1e-300)
+        fit, index = fits(tables, labels, year, chosen), year.index[chosen]
+        plain, relative = beside_best(fit, index), beside_best(fit / usual, index)
+        score[chosen] = np.where(plain > 0.5, np.maximum(relative, JUST_FITS), relative)
     return score
+
+
+def beside_best(fit: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Return how the own class fits beside the best other one, 0..1, float64 [candidate].
+
+    Parameters
+    ----------
+    fit : ndarray[candidate, class]
+        At least 0.
+    index : ndarray[candidate]
+        The own class.
+    """
+    rows = np.arange(len(fit)), index
+    others = fit.copy()
+    others[rows] = 0
+    return fit[rows] / np.maximum(fit[rows] + others.max(axis=1), 1e-300)
 
 
 def usual_shares(
