@@ -69,7 +69,7 @@ perf: env
 	$(python) perf/kmeans.py --case $(CASE)
 
 tables: env
-	@$(enter); $(python) perf/clouds.py
+	@$(enter); $(python) perf/clouds.py; $(python) perf/purity.py --seeds 5
 
 lint: env
 	@.venv/bin/ruff check .
