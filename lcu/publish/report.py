@@ -29,10 +29,13 @@ def render(
     failures: Sequence[Failure],
     paths: Sequence[str],
     provenance: Mapping[str, Any],
+    *,
+    training: str = "",
 ) -> str:
     """Return the page.
 
-    `previews` are (tile, year, PNG in base64); `accuracy` is year -> result of the assessment.
+    `previews` are (tile, year, PNG in base64); `accuracy` is year -> result of the assessment; `training`
+    is a picture too, empty where no network was trained.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -50,6 +53,7 @@ def render(
         legend=config.legend,
         comparisons=comparisons(accuracy),
         previews=previews,
+        training=training,
         failures=failures,
         provenance={**software(), **provenance},
         configuration=to_toml(config),

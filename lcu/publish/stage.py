@@ -16,7 +16,7 @@ from lcu import ranks, store
 from lcu.assess import RasterReference, read_codes, write_whole
 from lcu.config import Config
 from lcu.grid import Block, Grid, Tile
-from lcu.publish import geotiff, preview, report
+from lcu.publish import curves, geotiff, preview, report
 from lcu.ranks import Failure
 
 STAGE = "publish"
@@ -235,7 +235,10 @@ def _write_report(
         for tile, year in maps
         if (picture := _path(config, tile, year, "MAP").with_suffix(".png")).exists()
     ]
-    page = report.render(config, tiles, accuracy, previews, failures, paths, provenance)
+    training = base64.b64encode(curves.of_run(config.directory) or b"").decode("ascii")
+    page = report.render(
+        config, tiles, accuracy, previews, failures, paths, provenance, training=training
+    )
     path = config.directory / "report" / "index.html"
     write_whole(path, page)
     return str(path)

@@ -17,8 +17,6 @@ from torch.optim import Optimizer
 
 from lcu.ranks import together
 
-BACKENDS = ("auto", "horovod", "torch", "none")
-
 # A rank that waits longer than this for another is stuck: the others are dead or deadlocked.
 PATIENCE = timedelta(minutes=10)
 
@@ -114,8 +112,6 @@ class Horovod(Distribution):
         import horovod.torch as hvd
 
         super().__init__(comm.rank, comm.size, device)
-        # Small networks take a millisecond a step, as long as Horovod's usual cycle.
-        os.environ.setdefault("HOROVOD_CYCLE_TIME", "0.1")
         hvd.init()
         if hvd.size() != comm.size:
             raise DistributedError(
@@ -136,10 +132,14 @@ class Horovod(Distribution):
         self._hvd.broadcast_parameters(network.state_dict(), root_rank=0)
 
     def wrap(self, optimiser: Optimizer, network: nn.Module, passes: int) -> Optimizer:
-        """Return Horovod's optimiser around `optimiser`."""
+        """Return Horovod's optimiser around `optimiser`.
+
+        All gradients are one group: the ranks agree once a step on what to sum, and not once for each of
+        many small tensors.
+        """
         return self._hvd.DistributedOptimizer(
             optimiser, named_parameters=network.named_parameters(), op=self._hvd.Sum,
-            compression=self._compression, backward_passes_per_step=passes,
+            compression=self._compression, backward_passes_per_step=passes, groups=1,
         )  # fmt: skip
 
     def reduce(self, optimiser: Optimizer) -> None:
