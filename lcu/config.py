@@ -98,6 +98,11 @@ class Run:
         4.0,
         check=_at_least(0.25),
     )
+    time_limit: float | None = key(
+        "Minutes after which training saves and stops; none: until Slurm's end time, where it is known.",
+        None,
+        check=_at_least(0),
+    )
 
 
 @dataclass(frozen=True)
@@ -204,7 +209,14 @@ class Sample:
 class Train:
     """From samples to a model."""
 
-    model: str = key("Which model learns the series.", "svm", allowed=("svm",))
+    model: str = key(
+        "Which model learns the series.",
+        "svm",
+        allowed=("svm", "svm-ensemble", "random-forest", "lstm", "transformer", "tempcnn", "ltae"),
+    )
+    from_model: str = key(
+        "Run directory of a trained model to use; empty: train one from the samples.", ""
+    )
     distributed: str = key(
         "What trains networks in parallel.", "auto", allowed=("auto", "horovod", "torch", "none")
     )
@@ -213,10 +225,62 @@ class Train:
         "square-root",
         allowed=("balanced", "square-root", "prior"),
     )
-    folds: int = key("Folds of the grid search, by polygon.", 3, check=_between(2, 20))
+    folds: int = key("SVM: folds of the grid search, by polygon.", 3, check=_between(2, 20))
     c: tuple[float, ...] = key("SVM: values of C that are tried.", (1.0, 10.0, 100.0))
     gamma: tuple[float, ...] = key(
         "SVM: values of gamma that are tried, times 1 / number of features.", (0.1, 0.3, 1.0)
+    )
+    members: int = key("SVMs of an svm-ensemble.", 5, check=_between(2, 100))
+    trees: int = key("Trees of a random-forest.", 200, check=_between(1, 5000))
+    series: str = key(
+        "Networks: gap-filled series, or as they are with a mask of what was observed.",
+        "filled",
+        allowed=("filled", "masked"),
+    )
+    position: str = key(
+        "Networks: how a time is told apart, by the day of the year, the place in the series, or not.",
+        "day",
+        allowed=("day", "index", "none"),
+    )
+    hidden: int | None = key(
+        "Networks: width; none, as in the keys below that have no default: what is usual for the model.",
+        None,
+        check=_between(8, 4096),
+    )
+    layers: int | None = key("Networks: depth.", None, check=_between(1, 64))
+    heads: int | None = key(
+        "transformer, ltae: attention heads; the width is a multiple.", None, check=_between(1, 64)
+    )
+    dropout: float | None = key("Networks: share of dropped units.", None, check=_between(0, 0.95))
+    bidirectional: bool = key("lstm: read forward and backward.", True)
+    carry_state: bool = key(
+        "lstm: read all years of a pixel in one go; else every year for itself.", False
+    )
+    epochs: int = key("Networks: most passes over the samples.", 40, check=_at_least(1))
+    patience: int = key(
+        "Networks: epochs without a better macro F1 on the validation samples before the end.",
+        10,
+        check=_at_least(1),
+    )
+    batch: int = key("Networks: samples in a step, over all ranks.", 128, check=_at_least(2))
+    accumulate: int = key(
+        "Networks: pieces in which a rank reads its part of a batch, to save memory.",
+        1,
+        check=_at_least(1),
+    )
+    learning_rate: float | None = key(
+        "Networks: highest rate for batches of 128; times the square root of batch / 128 for others.",
+        None,
+        check=_between(1e-8, 10),
+    )
+    warmup: float = key("Networks: epochs in which the rate rises.", 2.0, check=_at_least(0))
+    weight_decay: float = key("Networks: weight decay of AdamW.", 0.01, check=_at_least(0))
+    clip: float = key("Networks: longest gradient.", 1.0, check=_at_least(1e-6))
+    label_smoothing: float = key(
+        "Networks: share of a label that goes to all classes.", 0.1, check=_between(0, 0.9)
+    )
+    compression: str = key(
+        "Networks: how gradients travel between ranks.", "none", allowed=("none", "fp16")
     )
 
 
@@ -329,6 +393,7 @@ _PATHS = (
     ("run", "directory", False),
     ("archive", "path", True),
     ("sample", "old_map", True),
+    ("train", "from_model", True),
     ("assess", "reference", True),
     ("assess", "exclude", True),
     ("assess", "points", True),
@@ -513,7 +578,22 @@ def _impossible(config: Config) -> list[str]:
         mistakes.append("simulate.overlap: must be smaller than simulate.size")
     if config.simulate and config.archive.kind != "safe":
         mistakes.append("archive.kind: a simulated archive holds SAFE products, expected 'safe'")
-    return mistakes + _legend_mistakes(config)
+    return mistakes + _network_mistakes(config) + _legend_mistakes(config)
+
+
+def _network_mistakes(config: Config) -> list[str]:
+    train, mistakes = config.train, []
+    if train.model in ("transformer", "ltae") and train.hidden is not None:
+        heads = train.heads or {"transformer": 4, "ltae": 16}[train.model]
+        if train.hidden % heads:
+            mistakes.append(
+                f"train.hidden: must be a multiple of the {heads} heads, found {train.hidden}"
+            )
+    if train.carry_state and train.model != "lstm":
+        mistakes.append(
+            f"train.carry_state: only an lstm has a state, train.model is {train.model}"
+        )
+    return mistakes
 
 
 def _legend_mistakes(config: Config) -> list[str]:
@@ -580,7 +660,8 @@ def provenance(config: Config) -> str:
     what cannot matter to their content (where the run lives and how much memory it may use).
     """  # noqa: D205
     tables = config.table()
-    del tables["run"]["directory"], tables["run"]["memory_per_rank"]
+    for entry in ("directory", "memory_per_rank", "time_limit"):
+        del tables["run"][entry]
     folder = Path(config.file).parent
     for table, entry, _ in _PATHS[1:]:
         tables[table][entry] = _relative(tables[table][entry], folder)

@@ -1,7 +1,7 @@
 """The command line: one function per command. The only place that names COMM_WORLD.
 
 Exit codes: 0 all done; 1 some units failed (named in the summary and in failed.csv) or the run could
-not go on; 2 wrong usage or configuration.
+not go on; 2 wrong usage or configuration; 3 stopped in time, start again to go on.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import lcu
 from lcu import config as configuration
 from lcu import lock, store
 from lcu.config import Config, ConfigError
+from lcu.deadline import OutOfTime
 from lcu.grid import Block
 from lcu.progress import Progress, start_log
 from lcu.ranks import Failure, RankError, abort_on_error, on_root, together
@@ -220,8 +221,17 @@ def _header(config: Config, comm: MPI.Comm) -> None:
     hosts = sorted(set(comm.allgather(platform.node())))
     _say(comm, f"lcu {lcu.__version__}: {comm.size} rank{'s' if comm.size > 1 else ''} on "
                f"{len(hosts)} host{'s' if len(hosts) > 1 else ''}, OMP_NUM_THREADS {threads}, "
-               f"distributed backend {config.train.distributed}")  # fmt: skip
+               f"distributed backend {_backend(config, comm)}")  # fmt: skip
     _say(comm, f"run directory {config.directory}")
+
+
+def _backend(config: Config, comm: MPI.Comm) -> str:
+    """Return what would train a network in parallel; only networks need it looked for."""
+    if config.train.model in ("svm", "svm-ensemble", "random-forest"):
+        return config.train.distributed
+    from lcu.train import choose
+
+    return choose(config.train.distributed, comm)
 
 
 def _write_provenance(
@@ -443,6 +453,9 @@ def main(comm: MPI.Comm, argv: Sequence[str] | None = None) -> int:
 
     try:
         return _dispatch(arguments.command, config, comm)
+    except OutOfTime as stop:
+        log.info("%s", stop)
+        return _complain(comm, str(stop), 3)
     except (RankError, ConfigError, store.StoreError, AcquisitionError) as error:
         # Raised on all ranks alike (see `ranks.together`), so all of them return.
         if log.hasHandlers():

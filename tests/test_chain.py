@@ -64,6 +64,28 @@ def test_everything_is_the_same_for_any_number_of_ranks(
 
 
 @pytest.mark.timeout(2 * LIMIT)
+def test_maps_of_a_network_do_not_depend_on_the_number_of_ranks(
+    mapped: tuple[Path, str], mpirun: Mpirun
+) -> None:
+    folder = mapped[0]
+    network = (
+        "train.model=lstm",
+        "train.series=masked",
+        "train.carry_state=true",
+        "train.epochs=1",
+    )
+    for name in ("run-network", "run-network-3"):
+        for part in ("composites", "samples"):
+            shutil.copytree(folder / "run" / part, folder / name / part)
+    lcu(mpirun, 2, "train", folder, "run.directory=run-network", *network)
+    shutil.copytree(folder / "run-network" / "model", folder / "run-network-3" / "model")
+    for ranks, name in ((2, "run-network"), (3, "run-network-3")):
+        lcu(mpirun, ranks, "classify", folder, f"run.directory={name}", *network)
+    made = [folder / name / "probabilities" for name in ("run-network", "run-network-3")]
+    assert differences(*made) == []
+
+
+@pytest.mark.timeout(2 * LIMIT)
 def test_maps_do_not_depend_on_block_and_shard_size(
     mapped: tuple[Path, str], mpirun: Mpirun
 ) -> None:

@@ -7,8 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lcu.classify import confidence, land_cover, quantise
-from lcu.classify.stage import nearest, predict_cells
+from lcu.classify.stage import predict_cells
+from lcu.train.model import nearest
+from lcu.train.series import Cut
 from tests.test_train import model
+
+CUT = Cut((2018,), np.array([[0, 1, 2]]), np.array([1096]))
 
 
 @given(st.integers(0, 999), st.integers(1, 6))
@@ -45,16 +49,16 @@ def test_every_written_probability_is_within_half_a_step() -> None:
 
 def test_prediction_does_not_depend_on_the_block() -> None:
     filled = np.random.default_rng(5).integers(1, 9000, (3, 4, 150, 130)).astype(np.uint16)
+    count, days = np.ones((3, 150, 130), np.uint8), np.array([1100, 1200, 1300], np.int32)
     trained = model()
-    whole = predict_cells(trained, 2018, filled)
+    whole = predict_cells(trained, CUT, filled, count, days)
     for rows, cols in (
         (slice(0, 64), slice(64, 130)),
         (slice(64, 150), slice(0, 130)),
         (slice(128, 150), slice(128, 130)),
     ):
-        np.testing.assert_array_equal(
-            predict_cells(trained, 2018, filled[:, :, rows, cols]), whole[:, rows, cols]
-        )
+        part = predict_cells(trained, CUT, filled[:, :, rows, cols], count[:, rows, cols], days)
+        np.testing.assert_array_equal(part, whole[:, :, rows, cols])
 
 
 def test_a_year_without_a_model_takes_the_nearest() -> None:

@@ -1,4 +1,4 @@
-"""The SVM: prediction in torch is that of scikit-learn, calibration keeps the order, files are safe."""
+"""SVM, ensemble and forest: prediction in torch is scikit-learn's, calibration keeps the order, files are safe."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.svm import SVC
 
 from lcu import store
-from lcu.train import Model, load, svm
+from lcu.train import Model, forest, load, svm
 from lcu.train.model import save
+from lcu.train.series import Windows
 
 
 def data(classes: int, count: int = 300, features: int = 12, seed: int = 0) -> svm.Data:
@@ -77,6 +79,44 @@ def test_a_class_that_a_fold_cannot_learn_does_not_break_the_fit() -> None:
     assert torch.isfinite(svm.predict(fitted, torch.from_numpy(samples.features))).all()
 
 
+@pytest.mark.parametrize("classes", [2, 5])
+def test_the_forest_in_torch_is_that_of_scikit_learn(classes: int) -> None:
+    samples = data(classes)
+    machine = RandomForestClassifier(20, random_state=1)
+    machine.fit(samples.features, samples.label, samples.weight)
+    other = np.random.default_rng(7).normal(size=(400, 12)).astype(np.float32)
+    found = forest.predict(forest.tensors(machine), torch.from_numpy(other)).numpy()
+    np.testing.assert_allclose(found, machine.predict_proba(other), atol=1e-6)
+
+
+def test_the_ensemble_takes_the_majority_vote_and_ties_go_by_probability() -> None:
+    samples = data(4, count=120)
+    members = []
+    for member in range(4):
+        own = samples.part(svm.stratified_draw(samples, 1, member))
+        members.append(svm.fit(own, 1, 1, svm.folds(own, 3, 1)))
+    values = torch.from_numpy(np.random.default_rng(8).normal(size=(500, 12)).astype(np.float32))
+    probability = svm.predict_ensemble(svm.ensemble(members), values)
+    each = torch.stack([svm.predict(part, values) for part in members])
+    votes = torch.nn.functional.one_hot(each.argmax(-1), 4).sum(0)
+    chosen = probability.argmax(1)
+    assert (votes.gather(1, chosen[:, None])[:, 0] == votes.amax(1)).all()
+    tied = (votes == votes.amax(1, keepdim=True)).sum(1) > 1
+    assert tied.sum() > 10
+    among = each.mean(0).masked_fill(votes < votes.amax(1, keepdim=True), -1)
+    assert (among.argmax(1) == chosen).all()
+    np.testing.assert_allclose(probability.sum(1), 1, atol=1e-5)
+
+
+def test_a_draw_has_as_many_of_each_class_and_differs_between_members() -> None:
+    samples = data(4)
+    draws = [svm.stratified_draw(samples, 1, member) for member in range(2)]
+    for drawn in draws:
+        assert (np.bincount(samples.label[drawn]) == np.bincount(samples.label)).all()
+    assert (draws[0] != draws[1]).any()
+    assert (draws[0] == svm.stratified_draw(samples, 1, 0)).all()
+
+
 def model() -> Model:
     """Return a fitted model of one year, two of three classes known."""
     random = np.random.default_rng(2)
@@ -85,6 +125,7 @@ def model() -> Model:
     samples = svm.Data(svm.features(series), label, np.arange(200), np.ones(200, np.float32))
     fitted = svm.fit(samples, 10, 1, svm.folds(samples, 3, 1))
     about = {
+        "model": "svm",
         "years": [2018],
         "fingerprint": "x",
         "legend": [{"value": value} for value in (5, 7, 9)],
@@ -94,9 +135,10 @@ def model() -> Model:
 
 def test_a_class_that_the_model_does_not_know_is_never_predicted() -> None:
     series = np.random.default_rng(3).integers(1, 9000, (50, 3, 4)).astype(np.uint16)
-    probability = model().predict(2018, series)
-    assert probability.shape == (50, 3) and (probability[:, 1] == 0).all()
-    np.testing.assert_allclose(probability.sum(axis=1), 1, atol=1e-5)
+    windows = Windows(series[:, None], np.ones((50, 1, 3), bool), np.zeros((50, 1, 3), np.float32))
+    probability = model().predict([2020], windows)
+    assert probability.shape == (50, 1, 3) and (probability[:, :, 1] == 0).all()
+    np.testing.assert_allclose(probability.sum(axis=2), 1, atol=1e-5)
 
 
 def test_a_model_is_read_back_as_it_was_written_and_holds_tensors_only(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from lcu import store
 from lcu.classify.maps import confidence, land_cover, quantise
 from lcu.composite import Composites, fill_gaps
 from lcu.config import Config, provenance
-from lcu.grid import Block, Tile, positions_of_year, split
+from lcu.grid import Block, Tile, split
 from lcu.legend import NODATA, OUTSIDE, Legend
 from lcu.ranks import on_root, share, together
 from lcu.store import CELL, OBSERVATIONS, PROBABILITY, Piece, Shard
-from lcu.train import Model
+from lcu.train import Cut, Model
 from lcu.train import load as load_model
 
 log = logging.getLogger(__name__)
@@ -200,26 +200,25 @@ def classify_block(
 ) -> dict[int, Layers]:
     """Return (probability uint8 [class, y, x], observations uint16 [y, x]) of a block for each year."""
     reflectance, count = composites.read(tile, block), composites.read_count(tile, block)
-    filled, _ = fill_gaps(reflectance, composites.days)
+    series = reflectance if model.reads_gaps else fill_gaps(reflectance, composites.days)[0]
+    # Where the state goes from year to year, a year's answer must not depend on which others are left to do.
+    read = config.archive.years if model.carries else years
+    predicted = predict_cells(model, Cut.of(config, read), series, count, composites.days)
     never = ~count.any(axis=0)
     results = {}
     for year in years:
-        inside = positions_of_year(config.periods, year, config.period, config.margin)
         own = [index for index, period in enumerate(config.periods) if period.start.year == year]
         observations = count[own].sum(axis=0, dtype=np.uint16)
-        probability = predict_cells(model, nearest(model.years, year), filled[inside])
+        probability = predicted[read.index(year)]
         probability[:, observations == 0] = NODATA
         probability[:, never] = OUTSIDE
         results[year] = probability, observations
     return results
 
 
-def nearest(years: Sequence[int], year: int) -> int:
-    """Return the trained year that is nearest to `year`; the earlier of two."""
-    return min(years, key=lambda trained: (abs(trained - year), trained))
-
-
-def predict_cells(model: Model, year: int, filled: np.ndarray) -> np.ndarray:
+def predict_cells(
+    model: Model, cut: Cut, series: np.ndarray, count: np.ndarray, days: np.ndarray
+) -> np.ndarray:
     """Predict a block cell by cell.
 
     A cell is always the same pixels in the same order, whatever block it is read with, and the last
@@ -228,26 +227,35 @@ def predict_cells(model: Model, year: int, filled: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    filled : ndarray[time, band, y, x], uint16
+    cut : Cut
+        The years to predict.
+    series : ndarray[time, band, y, x], uint16
+        Gap-filled unless the model reads gaps.
+    count : ndarray[time, y, x], uint8
+        Clear observations.
+    days : ndarray[time], int32
 
     Returns
     -------
-    ndarray[class, y, x], uint8
+    ndarray[year, class, y, x], uint8
     """
-    times, bands, height, width = filled.shape
+    height, width = series.shape[2:]
     classes = len(model.about["legend"])
-    out = np.zeros((classes, height, width), np.uint8)
-    for cell in _cells(height, width):
-        padded = np.zeros((times, bands, CELL, CELL), np.uint16)
-        padded[:, :, : cell.height, : cell.width] = filled[(..., *cell.slices)]
-        series = np.ascontiguousarray(padded.reshape(times, bands, -1).transpose(2, 0, 1))
-        probability = quantise(model.predict(year, series)).T.reshape(classes, CELL, CELL)
-        out[(..., *cell.slices)] = probability[:, : cell.height, : cell.width]
+    out = np.zeros((len(cut.years), classes, height, width), np.uint8)
+    for cell in split(Block(0, 0, height, width), CELL):
+        counted = _pixels(count, cell) if model.reads_gaps else None
+        windows = cut.windows(_pixels(series, cell), counted, days[None])
+        probability = quantise(model.predict(cut.years, windows).reshape(-1, classes))
+        maps = probability.reshape(CELL, CELL, len(cut.years), classes).transpose(2, 3, 0, 1)
+        out[(..., *cell.slices)] = maps[..., : cell.height, : cell.width]
     return out
 
 
-def _cells(height: int, width: int) -> Iterator[Block]:
-    return split(Block(0, 0, height, width), CELL)
+def _pixels(values: np.ndarray, cell: Block) -> np.ndarray:
+    """Return a cell's pixels, [..., y, x] -> [pixel, ...]; 0 where it lies outside."""
+    padded = np.zeros((*values.shape[:-2], CELL, CELL), values.dtype)
+    padded[..., : cell.height, : cell.width] = values[(..., *cell.slices)]
+    return np.ascontiguousarray(np.moveaxis(padded.reshape(*values.shape[:-2], -1), -1, 0))
 
 
 def _write_shard(

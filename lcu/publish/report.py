@@ -31,11 +31,14 @@ def render(
     paths: Sequence[str],
     provenance: Mapping[str, Any],
     pictures: Sequence[tuple[str, str]] = (),
+    *,
+    training: str = "",
 ) -> str:
     """Return the page.
 
     `previews` are (tile, year, PNG in base64); `accuracy` is year -> result of the assessment;
-    `pictures` of the samples are (name, PNG in base64).
+    `pictures` of the samples are (name, PNG in base64); `training` is a picture too, empty where no
+    network was trained.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -55,6 +58,7 @@ def render(
         previews=previews,
         pictures=pictures,
         cleaning=cleaning(config),
+        training=training,
         failures=failures,
         provenance={**software(), **provenance},
         configuration=to_toml(config),

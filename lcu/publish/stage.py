@@ -16,7 +16,7 @@ from lcu import ranks, store
 from lcu.assess import RasterReference, read_codes, write_whole
 from lcu.config import Config
 from lcu.grid import Block, Grid, Tile
-from lcu.publish import geotiff, preview, report
+from lcu.publish import curves, geotiff, preview, report
 from lcu.publish.samples import draw_profiles, draw_samples
 from lcu.ranks import Failure
 from lcu.sample import Samples
@@ -283,7 +283,10 @@ def _write_report(
         (Path(name).stem, base64.b64encode(Path(name).read_bytes()).decode("ascii"))
         for name in pictures
     ]
-    page = report.render(config, tiles, accuracy, previews, failures, paths, provenance, shown)
+    training = base64.b64encode(curves.of_run(config.directory) or b"").decode("ascii")
+    page = report.render(
+        config, tiles, accuracy, previews, failures, paths, provenance, shown, training=training
+    )
     path = config.directory / "report" / "index.html"
     write_whole(path, page)
     return str(path)

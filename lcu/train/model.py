@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,12 @@ import torch
 
 from lcu import store
 from lcu.disk import sync, writing
-from lcu.train import svm
+from lcu.train import forest, networks, svm
+from lcu.train.layers import Network
+from lcu.train.series import Windows, standardised
+
+# Prediction from features float32 [sample, feature]: probabilities float32 [sample, class].
+YEARLY = {"svm": svm.predict, "svm-ensemble": svm.predict_ensemble, "random-forest": forest.predict}
 
 
 @dataclass(frozen=True)
@@ -25,11 +32,12 @@ class Model:
     about : dict
         Architecture, bands, periods, legend, classes, configuration, versions and scores.
     tensors : dict
-        ``{year}.{name}`` -> tensor.
+        ``{year}.{name}`` -> tensor for a model that has one part a year; the network's own names, with
+        ``mean`` and ``scale`` [band], otherwise.
     """
 
     about: dict[str, Any]
-    tensors: svm.Tensors
+    tensors: dict[str, torch.Tensor]
 
     @property
     def fingerprint(self) -> str:
@@ -38,33 +46,70 @@ class Model:
 
     @property
     def years(self) -> list[int]:
-        """Years that have a model of their own."""
+        """Years that it was trained on."""
         return list(self.about["years"])
 
-    def predict(self, year: int, filled: np.ndarray) -> np.ndarray:
-        """Return class probabilities of gap-filled series.
+    @property
+    def reads_gaps(self) -> bool:
+        """Whether it takes series as they are, and not gap-filled."""
+        return self.about.get("series") == "masked"
+
+    @property
+    def carries(self) -> bool:
+        """Whether its answer for a year depends on the other years that are read with it."""
+        return bool(self.about.get("architecture", {}).get("shape", {}).get("carry"))
+
+    def predict(self, years: Sequence[int], windows: Windows) -> np.ndarray:
+        """Return class probabilities.
 
         Parameters
         ----------
-        year : int
-            The mapped year.
-        filled : ndarray[sample, time, band], uint16
-            Reflectance x 10000 of the periods of that year, margins included.
+        years : sequence of int
+            The years of the windows. Where a model has one part a year, the nearest is taken.
+        windows : Windows
+            [sample, year, time(, band)]; gap-filled unless `reads_gaps`.
 
         Returns
         -------
-        ndarray[sample, class], float32
+        ndarray[sample, year, class], float32
             In the order of the legend; 0 for classes that the model does not know.
         """
-        own = self._of_year(year)
-        with torch.inference_mode():
-            known = svm.predict(own, torch.from_numpy(svm.features(filled))).numpy()
         values = [entry["value"] for entry in self.about["legend"]]
-        probability = np.zeros((len(filled), len(values)), np.float32)
-        probability[:, [values.index(value) for value in own["classes"].tolist()]] = known
+        probability = np.zeros((len(windows), len(years), len(values)), np.float32)
+        with torch.inference_mode():
+            if "architecture" in self.about:
+                columns = [values.index(value) for value in self.about["classes"]]
+                probability[:, :, columns] = self._scores(windows)
+                return probability
+            for position, year in enumerate(years):
+                own = self._of_year(nearest(self.years, year))
+                features = torch.from_numpy(svm.features(windows.values[:, position]))
+                columns = [values.index(value) for value in own["classes"].tolist()]
+                probability[:, position, columns] = YEARLY[self.about["model"]](own, features)
         return probability
 
-    def _of_year(self, year: int) -> svm.Tensors:
+    def _scores(self, windows: Windows) -> np.ndarray:
+        network = self.network
+        device = self.normalisation[0].device
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            scores = network(*standardised(windows, *self.normalisation))
+        return scores.float().softmax(-1).cpu().numpy()
+
+    @cached_property
+    def network(self) -> Network:
+        """The network, ready to predict, on the GPU where there is one."""
+        network = networks.build(self.about["architecture"])
+        own = {name: value for name, value in self.tensors.items() if name not in ("mean", "scale")}
+        network.load_state_dict(own)
+        return network.to(self.normalisation[0].device).eval().requires_grad_(False)
+
+    @cached_property
+    def normalisation(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of each band, float32 [band]."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return self.tensors["mean"].to(device), self.tensors["scale"].to(device)
+
+    def _of_year(self, year: int) -> dict[str, torch.Tensor]:
         prefix = f"{year}."
         return {
             name.removeprefix(prefix): value
@@ -73,17 +118,27 @@ class Model:
         }
 
 
-def save(model: Model, directory: Path) -> None:
-    """Write a model; the JSON file comes last, so that it vouches for the tensors."""
-    folder = directory / "model"
-    folder.mkdir(parents=True, exist_ok=True)
+def nearest(years: Sequence[int], year: int) -> int:
+    """Return the trained year that is nearest to `year`; the earlier of two."""
+    return min(years, key=lambda trained: (abs(trained - year), trained))
+
+
+def write_tensors(path: Path, content: Any) -> None:
+    """Write tensors, and plain values around them, so that the file is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
-    torch.save(model.tensors, buffer)
-    path = folder / "model.pt"
+    torch.save(content, buffer)
     with writing(path):
         store.temporary(path).write_bytes(buffer.getvalue())
         sync(store.temporary(path))
         os.replace(store.temporary(path), path)
+
+
+def save(model: Model, directory: Path) -> None:
+    """Write a model; the JSON file comes last, so that it vouches for the tensors."""
+    folder = directory / "model"
+    path = folder / "model.pt"
+    write_tensors(path, model.tensors)
     store.write_json(folder / "model.json", model.about | {"tensors": store.file_fingerprint(path)})
 
 

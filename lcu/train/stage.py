@@ -1,10 +1,9 @@
-"""The shell of the training stage: shares the grid search over the ranks and writes the model."""
+"""The shell of the training stage: reads the samples, trains what the configuration names, writes the model."""
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,36 +13,33 @@ from mpi4py import MPI
 
 import lcu
 from lcu import store
-from lcu.composite import fill_gaps
 from lcu.config import Config, provenance
 from lcu.grid import positions_of_year
 from lcu.legend import NODATA
-from lcu.ranks import mine, on_root, together
+from lcu.ranks import on_root, together
 from lcu.sample import Samples
-from lcu.sample.draw import TEST
+from lcu.sample.draw import TEST, TRAINING
+from lcu.train import deep, yearly
 from lcu.train import model as models
-from lcu.train import svm
+from lcu.train.loop import TrainError
+from lcu.train.networks import NETWORKS
 
 log = logging.getLogger(__name__)
 
-# Fewest samples and polygons with which a class can be learned and held out.
+# Fewest samples with which a class can be learned and held out.
 FEWEST_SAMPLES = 4
 
 
-# Power of the samples' weights (share of the map over share of the samples).
-WEIGHT_POWER = {"balanced": 0.0, "square-root": 0.5, "prior": 1.0}
-
-
-class TrainError(RuntimeError):
-    """Samples from which nothing can be learned."""
-
-
 def run(config: Config, comm: MPI.Comm, report: Any) -> str:
-    """Train one model per mapped year, unless the right one is there; return what was done."""
+    """Train the model, or take that of another run, unless the right one is there; return what was done."""
+    if config.train.from_model:
+        about = on_root(comm, "taking a model of another run", _take, config)
+        return f"{summary(about)}; taken from {config.train.from_model}"
     samples = on_root(comm, "reading the samples", Samples.read, config.directory)
-    mark = store.fingerprint(
-        "model 1", config.table()["train"], config.table()["run"]["seed"], samples.fingerprint
-    )
+    table = {
+        name: value for name, value in config.table()["train"].items() if name != "distributed"
+    }
+    mark = store.fingerprint("model 2", table, config.table()["run"]["seed"], samples.fingerprint)
     if not on_root(comm, "looking for a model", _is_trained, config, mark):
         _train(config, comm, samples, mark, report)
     about = on_root(comm, "reading the model", models.load, config.directory).about
@@ -53,7 +49,8 @@ def run(config: Config, comm: MPI.Comm, report: Any) -> str:
 def summary(about: dict[str, Any]) -> str:
     """Say in a line what the model is and how it does on the test samples."""
     scores = ", ".join(
-        f"{year} {entry['test_agreement']:.3f}" for year, entry in about["scores"].items()
+        f"{years} {share:.3f}" if (share := entry["test_agreement"]) is not None else f"{years} -"
+        for years, entry in about["scores"].items()
     )
     text = f"{about['model']}, agreement with the old map on test polygons: {scores}"
     left_out = [
@@ -72,40 +69,33 @@ def _is_trained(config: Config, mark: str) -> bool:
 
 
 def _train(config: Config, comm: MPI.Comm, samples: Samples, mark: str, report: Any) -> None:
-    with together(comm, "preparing the training data"):
-        filled = fill_series(samples)
-        classes = learnable(samples)
+    with together(comm, "looking at the samples"):
+        classes = learnable(samples, is_network=config.train.model in NETWORKS)
         if len(classes) < 2:
             raise TrainError(
                 f"{len(classes)} class has at least {FEWEST_SAMPLES} samples; a model needs two. Look at "
                 "what the sample stage kept (sample.erosion, sample.per_class, sample.legend)"
             )
-        data = {
-            year: year_data(config, samples, filled, year, classes) for year in config.archive.years
-        }
-        data = {year: both for year, both in data.items() if both is not None}
-        if not data:
-            raise TrainError(
-                f"no year of {list(config.archive.years)} has samples with clear observations"
-            )
-    best = _search(config, comm, {year: both[0] for year, both in data.items()}, report)
-    tensors, scores = _fit_years(config, comm, data, best)
-    about = _about(config, samples, mark, classes, sorted(data), scores)
+    if config.train.model in NETWORKS:
+        own, tensors = deep.train(config, comm, samples, classes, mark, report)
+    else:
+        own, tensors = yearly.train(config, comm, samples, classes, report)
+    about = _about(config, samples.fingerprint, mark) | {"classes": classes} | own
     on_root(comm, "writing the model", models.save, models.Model(about, tensors), config.directory)
+    on_root(comm, "removing the checkpoint", _forget, deep.checkpoint(config.directory))
 
 
-def fill_series(samples: Samples) -> np.ndarray:
-    """Fill the gaps of the samples' series over all years, uint16 [sample, time, band]."""
-    if not len(samples.series):
-        return samples.series
-    as_raster = np.ascontiguousarray(samples.series.transpose(1, 2, 0))[:, :, None, :]
-    filled, _ = fill_gaps(as_raster, samples.day[0])
-    return np.ascontiguousarray(filled[:, :, 0, :].transpose(2, 0, 1))
+def _forget(path: Path) -> None:
+    path.unlink(missing_ok=True)
 
 
-def learnable(samples: Samples) -> list[int]:
-    """Return the class values that have enough samples to be learned."""
-    used = samples.label[samples.split != TEST]
+def learnable(samples: Samples, *, is_network: bool) -> list[int]:
+    """Return the class values that have enough samples to be learned, ascending.
+
+    Networks learn from the training samples alone: the validation samples end their training.
+    """
+    split = samples.split
+    used = samples.label[split == TRAINING if is_network else split != TEST]
     first = used.min(
         axis=1, initial=NODATA
     )  # a sample has one label, in every year that it is labelled
@@ -115,123 +105,19 @@ def learnable(samples: Samples) -> list[int]:
     ]
 
 
-def year_data(
-    config: Config, samples: Samples, filled: np.ndarray, year: int, classes: Sequence[int]
-) -> tuple[svm.Data, svm.Data] | None:
-    """Return what is learned from and what is held out in a year.
-
-    None where fewer than two classes are labelled in that year: it gets no model of its own.
-    """
-    position = list(samples.years).index(year)
-    label = samples.label[:, position]
-    usable = np.isin(label, classes) & filled.any(axis=(1, 2))
-    inside = positions_of_year(config.periods, year, config.period, config.margin)
-    weight = samples.weight ** np.float32(WEIGHT_POWER[config.train.class_weight])
-    whole = svm.Data(svm.features(filled[:, inside]), label, samples.polygon, weight)
-    learned, held = usable & (samples.split != TEST), usable & (samples.split == TEST)
-    if len(np.unique(label[learned])) < 2:
-        return None
-    return whole.part(learned), whole.part(held)
-
-
-def _search(
-    config: Config, comm: MPI.Comm, data: dict[int, svm.Data], report: Any
-) -> dict[int, tuple[float, float]]:
-    """Return the best (C, gamma) of each year: every fit of the grid is a unit of work."""
-    train = config.train
-    grid = list(itertools.product(train.c, train.gamma))
-    pairs = {year: svm.folds(part, train.folds, config.run.seed) for year, part in data.items()}
-    work = [
-        (year, setting, fold)
-        for year in data
-        for setting in range(len(grid))
-        for fold in range(len(pairs[year]))
-    ]
-    right = np.zeros((len(work), 2))
-    own = mine(range(len(work)), comm)
-    with together(comm, "searching C and gamma"):
-        for done, number in enumerate(own):
-            year, setting, fold = work[number]
-            right[number] = svm.score(data[year], *grid[setting], pairs[year][fold])
-            report(done + 1, len(own), "fits")
-    total = np.zeros_like(right)
-    comm.Allreduce(right, total)  # each number comes from one rank, so the sum is exact
-    best = {}
-    for year in data:
-        scores = np.zeros((len(grid), 2))
-        for (of_year, setting, _), pair in zip(work, total, strict=True):
-            if of_year == year:
-                scores[setting] += pair
-        share = scores[:, 0] / np.maximum(scores[:, 1], 1e-12)
-        best[year] = grid[int(np.argmax(share))]
-        log.info(
-            "%d: C %g, gamma %g / features, cross-validated %.4f", year, *best[year], share.max()
-        )
-    return best
-
-
-def _fit_years(
-    config: Config,
-    comm: MPI.Comm,
-    data: dict[int, tuple[svm.Data, svm.Data]],
-    best: dict[int, tuple[float, float]],
-) -> tuple[svm.Tensors, dict[str, Any]]:
-    """Fit every year on one rank; return all tensors and scores on every rank."""
-    tensors: svm.Tensors = {}
-    scores: dict[str, Any] = {}
-    with together(comm, "fitting the models"):
-        for year in mine(sorted(data), comm):
-            learned, held = data[year]
-            fitted = svm.fit(
-                learned, *best[year], svm.folds(learned, config.train.folds, config.run.seed)
-            )
-            tensors |= {f"{year}.{name}": value for name, value in fitted.items()}
-            scores[str(year)] = {
-                "c": best[year][0],
-                "gamma": best[year][1],
-                "samples": len(learned.label),
-                "test_samples": len(held.label),
-                "test_agreement": _agreement(fitted, held),
-                "support_vectors": len(fitted["support"]),
-            }
-    for part, part_scores in comm.allgather((tensors, scores)):
-        tensors |= part
-        scores |= part_scores
-    return dict(sorted(tensors.items())), dict(sorted(scores.items()))
-
-
-def _agreement(fitted: svm.Tensors, held: svm.Data) -> float:
-    """Return the weighted share of held-out samples whose label the model repeats; nan of none."""
-    if not len(held.label):
-        return float("nan")
-    probability = svm.predict(fitted, torch.from_numpy(held.features)).numpy()
-    right = fitted["classes"].numpy()[probability.argmax(1)] == held.label
-    return float((right * held.weight).sum() / held.weight.sum())
-
-
-def _about(
-    config: Config,
-    samples: Samples,
-    mark: str,
-    classes: Sequence[int],
-    years: Sequence[int],
-    scores: dict[str, Any],
-) -> dict[str, Any]:
-    legend = config.legend
+def _about(config: Config, samples: str, mark: str) -> dict[str, Any]:
     return {
         "model": config.train.model,
         "strategy": config.classify.strategy,
         "fingerprint": mark,
-        "years": list(years),
         "bands": list(config.composite.bands),
         "periods": [f"{period.start}/{period.end}" for period in config.periods],
-        "classes": [value for value in legend.values.tolist() if value in classes],
+        "window": _window(config),
         "legend": [
             {"value": entry.value, "name": entry.name, "colour": entry.colour}
-            for entry in legend.classes
+            for entry in config.legend.classes
         ],
-        "scores": scores,
-        "samples": samples.fingerprint,
+        "samples": samples,
         "configuration": provenance(config),
         "versions": {
             "lcu": lcu.__version__,
@@ -239,3 +125,37 @@ def _about(
             "torch": torch.__version__,
         },
     }
+
+
+def _window(config: Config) -> int:
+    """Return the number of periods that describe a year."""
+    year = config.archive.years[0]
+    return len(positions_of_year(config.periods, year, config.period, config.margin))
+
+
+# --- a model of another run -----------------------------------------------------------------------
+
+
+def _take(config: Config) -> dict[str, Any]:
+    """Copy the model of the run directory `train.from_model` into this run; return what it is."""
+    source = models.load(Path(config.train.from_model))
+    for name, wanted in (
+        ("bands", list(config.composite.bands)),
+        ("legend", [(entry.value, entry.name) for entry in config.legend.classes]),
+        ("window", _window(config)),
+    ):
+        found = source.about[name]
+        found = [(entry["value"], entry["name"]) for entry in found] if name == "legend" else found
+        if found != wanted:
+            raise TrainError(
+                f"train.from_model {config.train.from_model}: it was trained with {_WORDS[name]} {found}, this "
+                f"run has {wanted}; they must match, or train a model of this run"
+            )
+    mark = store.fingerprint("model 2 from", source.fingerprint, source.about["tensors"])
+    about = source.about | {"fingerprint": mark}
+    if not _is_trained(config, mark):
+        models.save(models.Model(about, source.tensors), config.directory)
+    return about
+
+
+_WORDS = {"bands": "the bands", "legend": "the legend", "window": "this many periods a year:"}

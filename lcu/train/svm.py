@@ -225,3 +225,45 @@ def _one_against_rest(decision: torch.Tensor, count: int) -> torch.Tensor:
         confidence[:, one] += value
         confidence[:, other] -= value
     return votes + confidence / (3 * (confidence.abs() + 1))
+
+
+# --- several machines -----------------------------------------------------------------------------
+
+
+def stratified_draw(data: Data, seed: int, member: int) -> np.ndarray:
+    """Return positions of a bootstrap draw: as many of each class as there are, with replacement."""
+    random = np.random.default_rng([seed, member])
+    classes = [np.flatnonzero(data.label == value) for value in np.unique(data.label)]
+    return np.sort(np.concatenate([random.choice(own, len(own)) for own in classes]))
+
+
+def ensemble(members: list[Tensors]) -> Tensors:
+    """Put machines together: ``{member}.{name}``, and the classes, which all of them know."""
+    joined = {
+        f"{number}.{name}": value
+        for number, part in enumerate(members)
+        for name, value in part.items()
+    }
+    return joined | {"classes": members[0]["classes"], "members": torch.tensor(len(members))}
+
+
+def predict_ensemble(model: Tensors, values: torch.Tensor) -> torch.Tensor:
+    """Return class probabilities, float32 [sample, class]: the majority vote of the machines.
+
+    A machine has one vote; all their probabilities together, averaged, have one more. That decides between
+    classes with as many votes and cannot outvote a majority.
+    """
+    count = int(model["members"])
+    total = torch.zeros(len(values), len(model["classes"]))
+    votes = torch.zeros_like(total)
+    for number in range(count):
+        prefix = f"{number}."
+        own = {
+            name.removeprefix(prefix): part
+            for name, part in model.items()
+            if name.startswith(prefix)
+        }
+        probability = predict(own, values)
+        total += probability
+        votes.scatter_add_(1, probability.argmax(1, keepdim=True), torch.ones(len(values), 1))
+    return (votes + total / count) / (count + 1)

@@ -1,0 +1,139 @@
+"""Series as models read them: cut into the windows of years, with what was observed and when."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+
+import numpy as np
+import torch
+
+from lcu.composite import fill_gaps
+from lcu.config import Config
+from lcu.grid import day_number, positions_of_year
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What is known of some pixels in some years.
+
+    Attributes
+    ----------
+    values : ndarray[sample, year, time, band], uint16
+        Reflectance x 10000 of each year's periods, margins included: gap-filled, or 0 where nothing was
+        observed.
+    observed : ndarray[sample, year, time], bool
+        What a model may look at: everything where the series is gap-filled.
+    day : ndarray[sample, year, time], float32
+        Days since 1 January of the window's year; negative in the margin before it.
+    """
+
+    values: np.ndarray
+    observed: np.ndarray
+    day: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where the years lie on the time axis of a run.
+
+    Attributes
+    ----------
+    years : tuple of int
+    positions : ndarray[year, time], int
+        The periods of each year, margins included; every year has as many.
+    first_day : ndarray[year], int
+        1 January, days since 2015-01-01.
+    """
+
+    years: tuple[int, ...]
+    positions: np.ndarray
+    first_day: np.ndarray
+
+    @classmethod
+    def of(cls, config: Config, years: Sequence[int]) -> Cut:
+        """Return the windows of some of a run's years."""
+        positions = [
+            positions_of_year(config.periods, year, config.period, config.margin) for year in years
+        ]
+        return cls(
+            tuple(years),
+            np.array(positions),
+            np.array([day_number(date(year, 1, 1)) for year in years]),
+        )
+
+    def windows(self, series: np.ndarray, count: np.ndarray | None, day: np.ndarray) -> Windows:
+        """Cut series.
+
+        Parameters
+        ----------
+        series : ndarray[sample, time, band], uint16
+            Over all periods of the run.
+        count : ndarray[sample, time], uint8, or None
+            Clear observations behind each value; None where the series is gap-filled.
+        day : ndarray[sample, time] or [1, time], int32
+            Days since 2015-01-01.
+        """
+        values = series[:, self.positions]
+        observed = np.ones(values.shape[:3], bool)
+        if count is not None:
+            observed = count[:, self.positions] > 0
+            # Attention over nothing is no number: a year without observations is read as zeros.
+            observed |= ~observed.any(axis=2, keepdims=True)
+        own = day[:, self.positions] - self.first_day[:, None]
+        return Windows(values, observed, np.broadcast_to(own.astype(np.float32), values.shape[:3]))
+
+
+def fill_series(series: np.ndarray, day: np.ndarray) -> np.ndarray:
+    """Fill the gaps of samples' series over all years.
+
+    Parameters
+    ----------
+    series : ndarray[sample, time, band], uint16
+    day : ndarray[sample, time], int32
+        The same for every sample.
+
+    Returns
+    -------
+    ndarray[sample, time, band], uint16
+    """
+    if not len(series):
+        return series
+    as_raster = np.ascontiguousarray(series.transpose(1, 2, 0))[:, :, None, :]
+    filled, _ = fill_gaps(as_raster, day[0])
+    return np.ascontiguousarray(filled[:, :, 0, :].transpose(2, 0, 1))
+
+
+def normalisation(windows: Windows) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and standard deviation of each band over what was observed, float32 [band].
+
+    One number a band, the same for every time: a year not seen in training is treated like the others.
+    """
+    seen = windows.values[windows.observed].astype(np.float64) / 10000
+    mean, scale = seen.mean(axis=0), np.maximum(seen.std(axis=0), 1e-3)
+    return torch.tensor(mean, dtype=torch.float32), torch.tensor(scale, dtype=torch.float32)
+
+
+def standardised(
+    windows: Windows, mean: torch.Tensor, scale: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return what a network takes, on the device of `mean`.
+
+    Returns
+    -------
+    values : Tensor[sample, year, time, band], float32
+        (reflectance - mean) / scale; 0 where not observed.
+    observed : Tensor[sample, year, time], bool
+    day : Tensor[sample, year, time], float32
+    """
+    device = mean.device
+    observed = torch.from_numpy(windows.observed).to(device)
+    values = torch.from_numpy(windows.values.astype(np.float32)).to(device)
+    values.mul_(1e-4 / scale).sub_(mean / scale)
+    if not windows.observed.all():
+        values.masked_fill_(~observed[..., None], 0)
+    return values, observed, torch.from_numpy(np.ascontiguousarray(windows.day)).to(device)
