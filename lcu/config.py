@@ -197,7 +197,11 @@ class Sample:
     clean: bool = key(
         "Whether labels that the series contradict are removed before the draw.", True
     )
-    keep: float = key("Share of the candidates that is kept at most, what is rare apart.", 1.0, check=_between(0.01, 1))
+    keep: float = key(
+        "Share of the candidates that is kept at most, what is rare apart.",
+        1.0,
+        check=_between(0.01, 1),
+    )
     pool: int = key(
         "Candidates of each class, over all tiles, that are looked at at most.",
         100000,
