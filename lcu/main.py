@@ -163,6 +163,12 @@ STAGES = {
 
 def run(config: Config, comm: MPI.Comm, names: Sequence[str]) -> int:
     """Run stages one after the other; every one of them resumes."""
+    beyond = [name for name in names if name not in ("simulate", "composite")]
+    if config.composite.method == "acquisitions" and beyond:
+        raise ConfigError(
+            f"composite.method: acquisitions have days of their own in every pixel, which the stage {beyond[0]} "
+            "does not take yet; run `composite` alone, or choose a composite (median, ...)"
+        )
     started = datetime.now(UTC)
     _start_log(config, comm, started)
     with _locked(config, comm):
