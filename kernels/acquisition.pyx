@@ -9,11 +9,7 @@ cdef extern from *:
     """
     #include <stdint.h>
 
-    #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__linux__)
-    #define LCU_CLONES __attribute__((target_clones("arch=skylake-avx512", "avx2", "sse4.1", "default")))
-    #else
-    #define LCU_CLONES
-    #endif
+    #include "clones.h"
 
     /* Shift, clip to 1..65535 and keep nodata apart, without a branch. */
     LCU_CLONES

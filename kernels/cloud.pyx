@@ -25,12 +25,7 @@ cdef extern from *:
     #define LCU_STRIP 64
     #define LCU_NEAREST 3   /* neighbours on each side that vote */
 
-    /* One build for every x86-64: the loader picks the version for the processor at hand. */
-    #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__linux__)
-    #define LCU_CLONES __attribute__((target_clones("arch=skylake-avx512", "avx2", "sse4.1", "default")))
-    #else
-    #define LCU_CLONES
-    #endif
+    #include "clones.h"
 
     /* What is known of one time of a strip of pixels; masks are 0 or -1. */
     typedef struct {

@@ -12,14 +12,8 @@
 #include <stdint.h>
 #include <string.h>
 
-/* One build for every x86-64: the loader picks the version for the processor at hand. */
-#if !(defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__linux__))
-#define LCU_CLONES
-#elif __GNUC__ >= 12
-#define LCU_CLONES __attribute__((target_clones("arch=x86-64-v4", "avx2", "sse4.1", "default")))
-#else /* an architecture by name is only taken on processors of its maker */
-#define LCU_CLONES __attribute__((target_clones("arch=skylake-avx512", "avx2", "sse4.1", "default")))
-#endif
+#include "clones.h"
+
 /* What is inlined is compiled for the processor of its caller. */
 #define LCU_INLINE static inline __attribute__((always_inline))
 #pragma GCC diagnostic ignored "-Wpsabi" /* vectors are passed to inlined functions only */
