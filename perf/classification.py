@@ -11,7 +11,6 @@ years, standardised, cell by cell. They take turns, their land cover is compared
 from __future__ import annotations
 
 import argparse
-import csv
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -119,12 +118,7 @@ def main() -> None:
         "ratio": round(float(np.median(ratios)), 3), "ratio_least": round(float(ratios.min()), 3),
         "ratio_most": round(float(ratios.max()), 3),
     }  # fmt: skip
-    fresh = not TABLE.exists()
-    with TABLE.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if fresh:
-            writer.writeheader()
-        writer.writerow(row)
+    record.append(TABLE, [row], COLUMNS)
     print({name: row[name] for name in COLUMNS[4:]})
 
 

@@ -10,7 +10,6 @@ The simulated acquisitions are those that the stage `simulate` writes, without t
 from __future__ import annotations
 
 import argparse
-import csv
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -229,16 +228,13 @@ def table(rows: list[tuple[str, str, str, float]], digits: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def append(rows: list[tuple[str, str, str, float]]) -> None:
-    """Append figures to the CSV file, with a header where it is new."""
-    new, stamp = not TABLE.exists(), record.provenance()
-    with TABLE.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        for case, mask, figure, value in rows:
-            entry = {"case": case, "mask": mask, "figure": figure, "value": f"{value:.6g}"}
-            writer.writerow(stamp | entry)
+def as_rows(figures: list[tuple[str, str, str, float]]) -> list[dict[str, object]]:
+    """Return figures as rows of the CSV file."""
+    shared = record.provenance()
+    return [
+        shared | {"case": case, "mask": mask, "figure": figure, "value": f"{value:.6g}"}
+        for case, mask, figure, value in figures
+    ]
 
 
 def main() -> None:
@@ -254,7 +250,7 @@ def main() -> None:
     for rows in cases:
         shown = [row for row in rows if not row[2].startswith("masked on")]
         print(table(shown, 1 if rows[0][0] == "speed" else 4))
-        append(rows)
+        record.append(TABLE, as_rows(rows), COLUMNS)
 
 
 if __name__ == "__main__":

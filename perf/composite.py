@@ -203,11 +203,7 @@ def write_page(rows: list[dict[str, str]]) -> None:
         f"{row['decoded']} | {row['memory_mib']} MiB | {row['planned_mib']} MiB | {float(row['wall_seconds']):.1f} s |"
         for row in rows
     ]
-    text = record.PAGE.read_text()
-    before, rest = text.split(BEGIN)
-    record.PAGE.write_text(
-        before + BEGIN + "\n" + "\n".join(lines) + "\n\n" + END + rest.split(END)[1]
-    )
+    record.put(record.PAGE, BEGIN, END, "\n".join(lines))
 
 
 def draw(rows: list[dict[str, str]]) -> None:

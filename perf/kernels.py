@@ -11,10 +11,7 @@ out (`perf/competitors.sh` installs them; `perf/native.sh` builds the kernels fo
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import zlib
@@ -24,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import record
 from observations import observe
+from turns import Implementation
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKER = Path(__file__).with_name("worker.py")
@@ -82,40 +80,14 @@ BENCHMARKS = (
 )
 
 
-class Worker:
-    """An implementation that waits for its turn."""
+class Worker(Implementation):
+    """An implementation of a kernel that waits for its turn."""
 
-    def __init__(self, function: str, implementation: str, folder: Path) -> None:
-        python = COMPETITORS if implementation.startswith(ELSEWHERE) else sys.executable
-        tree = NATIVE if implementation == "lcu native" else ROOT
-        self.implementation = implementation
-        self.seconds: list[float] = []
-        self.ratios: list[float] = []
-        self.process = subprocess.Popen(
-            [python, WORKER, function, implementation, folder],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        self.versions = self.answer()["versions"]
-        self.values = np.load(folder / f"{implementation}.npy")
-
-    def answer(self) -> dict:
-        """Wait for a line of the process."""
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.implementation} failed: see above")
-        return json.loads(line)
-
-    def run(self) -> None:
-        """Take a turn."""
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        self.seconds.append(self.answer()["seconds"])
-
-    def stop(self) -> None:
-        """End the process."""
-        self.process.stdin.close()
-        self.process.wait()
+    def __init__(self, function: str, name: str, folder: Path) -> None:
+        python = COMPETITORS if name.startswith(ELSEWHERE) else sys.executable
+        tree = NATIVE if name == "lcu native" else ROOT
+        super().__init__(name, [python, WORKER, function, name, folder], {"PYTHONPATH": str(tree)})
+        self.values = np.load(folder / f"{name}.npy")
 
 
 def is_installed(implementation: str) -> bool:
@@ -134,10 +106,10 @@ def agreement(benchmark: Benchmark, ours: np.ndarray, theirs: np.ndarray) -> flo
 def check(benchmark: Benchmark, ours: Worker, other: Worker) -> float:
     """Return the agreement of two implementations; stop where it is too low."""
     share = agreement(benchmark, ours.values, other.values)
-    least = 1 if other.implementation == "lcu native" else benchmark.share
+    least = 1 if other.name == "lcu native" else benchmark.share
     if share < least:
         raise SystemExit(
-            f"{benchmark.function}: lcu and {other.implementation} agree in {share:.6f} of the "
+            f"{benchmark.function}: lcu and {other.name} agree in {share:.6f} of the "
             f"pixels, not {least}: no time is reported"
         )
     return share
@@ -189,8 +161,8 @@ def figures(worker: Worker, share: float, pixels: int) -> dict[str, object]:
     """Return the columns of one implementation."""
     seconds, ratios = statistics.median(worker.seconds), worker.ratios or [1.0]
     return {
-        "versions": worker.versions,
-        "implementation": worker.implementation,
+        "versions": worker.ready["versions"],
+        "implementation": worker.name,
         "seconds_best": f"{min(worker.seconds):.6g}",
         "seconds_median": f"{seconds:.6g}",
         "pixels_per_second": f"{pixels / seconds:.6g}",
@@ -231,7 +203,7 @@ def main() -> None:
     for benchmark in BENCHMARKS:
         if arguments.only in ("", benchmark.function):
             rows = measure(benchmark, arguments.case, rounds, tuple(apart))
-            record.append(arguments.results, [shared | row for row in rows])
+            record.append(arguments.results, [shared | row for row in rows], record.COLUMNS)
             for row in rows:
                 tell(row)
 

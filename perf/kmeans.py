@@ -12,13 +12,10 @@ not installed are named and left out (`perf/kmeans_competitors.sh` installs them
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib
 import json
-import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,6 +28,7 @@ from typing import NamedTuple
 import numpy as np
 import record
 from sklearn.cluster import KMeans
+from turns import Implementation
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPETITORS = ROOT / "build" / "kmeans-competitors" / "bin" / "python"
@@ -203,41 +201,16 @@ def work(implementation: str, folder: Path, iterations: int) -> None:
             print(json.dumps({"seconds": time.perf_counter() - begun}), flush=True)
 
 
-class Worker:
-    """An implementation that waits for its turn."""
+class Worker(Implementation):
+    """An implementation of k-means that waits for its turn."""
 
-    def __init__(self, implementation: str, benchmark: Benchmark, folder: Path) -> None:
-        python = sys.executable if implementation in ("lcu", "scikit-learn") else COMPETITORS
+    def __init__(self, name: str, benchmark: Benchmark, folder: Path) -> None:
+        python = sys.executable if name in ("lcu", "scikit-learn") else COMPETITORS
         launch = ["mpirun", "-q", "-n", str(benchmark.ranks)] if benchmark.ranks > 1 else []
-        self.implementation = implementation
-        self.seconds: list[float] = []
-        self.ratios: list[float] = []
-        self.process = subprocess.Popen(
-            [*launch, python, __file__, "--work", implementation, folder, str(benchmark.iterations)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
-        )  # fmt: skip
-        said = self.answer()
-        self.versions, self.inertia = said["versions"], said["inertia"]
-        self.labels = np.load(folder / f"{implementation}.npy")
-
-    def answer(self) -> dict:
-        """Wait for a line of JSON of the process; others are of its libraries."""
-        for line in self.process.stdout:
-            if line.startswith("{"):
-                return json.loads(line)
-        raise SystemExit(f"{self.implementation} failed: see above")
-
-    def run(self) -> None:
-        """Take a turn."""
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        self.seconds.append(self.answer()["seconds"])
-
-    def stop(self) -> None:
-        """End the process."""
-        self.process.stdin.close()
-        self.process.wait()
+        command = [*launch, python, __file__, "--work", name, folder, str(benchmark.iterations)]
+        super().__init__(name, command, {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"})
+        self.inertia = self.ready["inertia"]
+        self.labels = np.load(folder / f"{name}.npy")
 
 
 # ------------------------------------------------------------------------------------ measuring
@@ -279,7 +252,7 @@ def check(values: np.ndarray, k: int, ours: Worker, other: Worker) -> tuple[floa
     share = agreement(values, k, ours.labels, other.labels)
     if share < SHARE:
         raise SystemExit(
-            f"lcu and {other.implementation}: {share:.6f} of the labels agree: no time is reported"
+            f"lcu and {other.name}: {share:.6f} of the labels agree: no time is reported"
         )
     return share, abs(other.inertia / ours.inertia - 1)
 
@@ -327,8 +300,8 @@ def figures(worker: Worker, agreement: tuple[float, float]) -> dict[str, object]
     """Return the columns of one implementation."""
     ratios = worker.ratios or [1.0]
     return {
-        "versions": worker.versions,
-        "implementation": worker.implementation,
+        "versions": worker.ready["versions"],
+        "implementation": worker.name,
         "seconds_best": f"{min(worker.seconds):.6g}",
         "seconds_median": f"{statistics.median(worker.seconds):.6g}",
         "ratio": f"{statistics.median(ratios):.4g}",
@@ -338,17 +311,6 @@ def figures(worker: Worker, agreement: tuple[float, float]) -> dict[str, object]
         "inertia_difference": f"{agreement[1]:.2g}",
         "checksum": f"{zlib.crc32(worker.labels):08x}",
     }
-
-
-def append(path: Path, rows: list[dict[str, object]]) -> None:
-    """Append rows to the CSV file, with a header where it is new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
 
 
 # ----------------------------------------------------------------------- the page and the picture
@@ -384,11 +346,7 @@ def write_page(rows: list[dict[str, str]], page: Path) -> None:
         f"Commit `{first['commit']}`, {first['date'][:10]}, {first['cpu']}, one thread a rank, "
         f"case `{first['case']}`, {first['rounds']} turns.\n\n"
     )
-    text = page.read_text()
-    begin = text.index(BEGIN) + len(BEGIN)
-    page.write_text(
-        text[:begin] + "\n" + where + table(rows) + "\n" + text[text.index(END, begin) :]
-    )
+    record.put(page, BEGIN, END, where + table(rows))
 
 
 def draw(rows: list[dict[str, str]], picture: Path) -> None:
@@ -441,7 +399,7 @@ def main() -> None:
     shared = record.provenance()
     for benchmark in CASES[arguments.case]:
         rows = measure(benchmark, arguments.case, arguments.rounds or ROUNDS[arguments.case])
-        append(arguments.results, [shared | row for row in rows])
+        record.append(arguments.results, [shared | row for row in rows], COLUMNS)
         for row in rows:
             print(
                 f"{row['samples']:9,} x {row['features']:3} k {row['k']:2} on {row['ranks']}  "

@@ -188,18 +188,12 @@ def main() -> None:
     )
     options = parser.parse_args()
     if not options.table:
-        fresh = not TABLE.exists()
         for seed in options.seeds:
             for name in options.models:
                 rows = measure(options.config, name, seed, options.sets, MPI.COMM_WORLD)
-                with TABLE.open("a", newline="") as file:
-                    writer = csv.DictWriter(file, COLUMNS)
-                    if fresh:
-                        writer.writeheader()
-                    fresh = False
-                    for values in rows:
-                        own = dict(zip(COLUMNS[5:], values, strict=True))
-                        writer.writerow({**record.provenance(), "case": options.case, **own})
+                shared = record.provenance() | {"case": options.case}
+                named = [dict(zip(COLUMNS[5:], values, strict=True)) for values in rows]
+                record.append(TABLE, [shared | row for row in named], COLUMNS)
                 print(json.dumps(rows[:3] + rows[-14:-11]), flush=True)
     with TABLE.open() as file:
         rows = [row for row in csv.DictReader(file) if row["case"] == options.case]

@@ -200,10 +200,8 @@ def main() -> None:
                     rows += [shared | row for row in judge(config, sets, name, seed, keep)]
                     print(rows[-1], flush=True)
     record.append(TABLE, rows, COLUMNS)
-    text = PAGE.read_text()
-    begin = text.index(BEGIN) + len(BEGIN)
     written = table([{name: str(value) for name, value in row.items()} for row in rows])
-    PAGE.write_text(text[:begin] + "\n" + written + "\n" + text[text.index(END, begin) :])
+    record.put(PAGE, BEGIN, END, written)
 
 
 if __name__ == "__main__":

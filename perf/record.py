@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import platform
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def processor() -> str:
     return " ".join([flags.get("model name", platform.machine()), *found[:1]])
 
 
-def append(path: Path, rows: list[dict[str, object]], columns: tuple[str, ...] = COLUMNS) -> None:
+def append(path: Path, rows: list[dict[str, object]], columns: Sequence[str]) -> None:
     """Append rows to a CSV file, with a header where it is new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
@@ -87,6 +88,13 @@ def last_run(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     return [row for row in rows if row["date"] == rows[-1]["date"]]
+
+
+def put(page: Path, begin: str, end: str, text: str) -> None:
+    """Put text between two marks of a page, in place of what is there."""
+    whole = page.read_text()
+    first = whole.index(begin) + len(begin)
+    page.write_text(f"{whole[:first]}\n{text.rstrip()}\n\n{whole[whole.index(end, first) :]}")
 
 
 def target(row: dict[str, str]) -> int | None:
@@ -137,9 +145,7 @@ def write_page(rows: list[dict[str, str]], page: Path) -> None:
         f"`{first['case']}` ({int(first['pixels']):,} pixels of {first['bands']} bands), "
         f"{first['rounds']} turns.\n\n"
     )
-    text = page.read_text()
-    head, tail = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-    page.write_text(head + "\n" + where + table(rows) + "\n" + tail)
+    put(page, BEGIN, END, where + table(rows))
 
 
 # --------------------------------------------------------------------------------- the picture

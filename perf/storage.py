@@ -147,9 +147,7 @@ def write_page(rows: list[dict[str, str]]) -> None:
         f"{100 * float(row['share_of_bytes']):.0f} % | {1000 * float(row['read_seconds']):.0f} ms |"
         for row in rows
     ]
-    text = PAGE.read_text()
-    before, rest = text.split(BEGIN)
-    PAGE.write_text(before + BEGIN + "\n" + "\n".join(lines) + "\n\n" + END + rest.split(END)[1])
+    record.put(PAGE, BEGIN, END, "\n".join(lines))
 
 
 def draw(rows: list[dict[str, str]]) -> None:

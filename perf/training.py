@@ -10,7 +10,6 @@ Rows go to `results/training.csv`.
 from __future__ import annotations
 
 import argparse
-import csv
 import time
 from collections.abc import Callable
 
@@ -145,21 +144,16 @@ def write(
 ) -> None:  # fmt: skip
     """Append rows to the table and print them."""
     where = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
-    fresh_table = not TABLE.exists()
-    with TABLE.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if fresh_table:
-            writer.writeheader()
-        for backend, values in speeds.items():
-            row = {
-                "device": where, "model": model, "backend": backend, "ranks": ranks,
-                "threads": torch.get_num_threads(), "batch": train.batch, "steps": steps,
-                "samples_per_second": round(float(np.median(values))), "least": round(min(values)),
-                "most": round(max(values)),
-            }  # fmt: skip
-            writer.writerow({**record.provenance(), **row})
-            print(f"{model:<12} {backend:<10} {ranks} ranks {row['samples_per_second']:>9,} samples/s"
-                  f" ({row['least']:,} to {row['most']:,})", flush=True)  # fmt: skip
+    for backend, values in speeds.items():
+        row = {
+            "device": where, "model": model, "backend": backend, "ranks": ranks,
+            "threads": torch.get_num_threads(), "batch": train.batch, "steps": steps,
+            "samples_per_second": round(float(np.median(values))), "least": round(min(values)),
+            "most": round(max(values)),
+        }  # fmt: skip
+        record.append(TABLE, [record.provenance() | row], COLUMNS)
+        print(f"{model:<12} {backend:<10} {ranks} ranks {row['samples_per_second']:>9,} samples/s"
+              f" ({row['least']:,} to {row['most']:,})", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":
