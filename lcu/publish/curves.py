@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lcu.publish.preview import FAINT, INK
+from lcu.publish.preview import FAINT, INK, as_png, new_figure
 
 
 def of_run(directory: Path) -> bytes | None:
@@ -39,12 +38,7 @@ def draw(rows: list[dict[str, str]], matrix: np.ndarray, names: list[str]) -> by
     names : list of str
         The classes.
     """
-    # Here and not above: matplotlib takes a second to import, on every rank of every command.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4.6), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11, 4.6, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.1))
     _draw_curves(left, rows)
     share = matrix / np.maximum(matrix.sum(axis=0), 1)
@@ -60,9 +54,7 @@ def draw(rows: list[dict[str, str]], matrix: np.ndarray, names: list[str]) -> by
     right.set_title("Test samples: percent of each class of the old map", size=10, color=INK)
     right.set_xlabel("old map", size=9, color=FAINT)
     right.set_ylabel("network", size=9, color=FAINT)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor="white", metadata={"Software": None})
-    return buffer.getvalue()
+    return as_png(figure)
 
 
 def _draw_curves(axis: Any, rows: list[dict[str, str]]) -> None:

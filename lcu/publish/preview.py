@@ -89,18 +89,13 @@ def draw(
     pixel : float or None
         Side of a pixel of the panels in metres, for the scale bar; None draws none.
     """
-    # Here and not above: matplotlib takes a second to import, on every rank of every command.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     height, width = panels[0][1].shape
     entries = _entries(panels, legend)
     columns = min(len(entries), 3 * len(panels))
     rows = -(-len(entries) // columns)
     side, head, foot = 4.6, 0.95, 0.3 + 0.2 * rows
     tall = side * min(max(height / width, 0.4), 1.6)
-    figure = Figure(figsize=(side * len(panels) + 0.4, tall + head + foot), dpi=110)
-    FigureCanvasAgg(figure)
+    figure = new_figure(side * len(panels) + 0.4, tall + head + foot)
     total = tall + head + foot
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     figure.subplots_adjust(
@@ -112,8 +107,24 @@ def draw(
     figure.text(0.02, 1 - margin, title, size=14, weight="bold", color=INK, va="center")
     figure.text(0.02, 1 - margin - 0.25 / total, subtitle, size=9.5, color=FAINT, va="center")
     _draw_legend(figure, entries, columns)
+    return as_png(figure)
+
+
+def new_figure(width: float, height: float, **options: Any) -> Any:
+    """Return an empty matplotlib figure without a window, in inches."""
+    # Here and not above: matplotlib takes a second to import, on every rank of every command.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=110, **options)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def as_png(figure: Any, **options: Any) -> bytes:
+    """Return a figure as a PNG file that tells nothing of who made it."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor="white", metadata={"Software": None})
+    figure.savefig(buffer, format="png", facecolor="white", metadata={"Software": None}, **options)
     return buffer.getvalue()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from lcu.grid import DAY_ZERO
 from lcu.legend import NODATA, Legend
-from lcu.publish.preview import FAINT, INK, colours
+from lcu.publish.preview import FAINT, INK, as_png, colours, new_figure
 from lcu.sample import Samples
 
 # How much of the old map's colours is left under the samples.
@@ -38,14 +37,10 @@ def draw_samples(
     tile : int
         Position of the tile in `samples.tiles`.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     own = samples.tile == tile
     label = labels_of(samples)[own]
     height, width = old.shape
-    figure = Figure(figsize=(7.4, 7.4 * min(max(height / width, 0.4), 1.6) + 1.2), dpi=110)
-    FigureCanvasAgg(figure)
+    figure = new_figure(7.4, 7.4 * min(max(height / width, 0.4), 1.6) + 1.2)
     axis = figure.subplots()
     faded = 255 - (255 - colours(old, legend).astype(float)) * FADED
     axis.imshow(faded.astype(np.uint8), interpolation="nearest")
@@ -55,7 +50,7 @@ def draw_samples(
     if own.any():
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=4, frameon=False, fontsize=9,
                     labelcolor=INK, markerscale=3)  # fmt: skip
-    return _png(figure)
+    return as_png(figure, bbox_inches="tight")
 
 
 def _scatter(
@@ -74,9 +69,6 @@ def draw_profiles(samples: Samples, bands: Sequence[str], legend: Legend) -> byt
 
     Solid is near infrared (B08 or B8A), dashed red (B04), as far as they are there.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     label = labels_of(samples)
     present = [
         entry for entry in legend.classes
@@ -92,8 +84,7 @@ def draw_profiles(samples: Samples, bands: Sequence[str], legend: Legend) -> byt
     if not present or not lines:
         return None
     rows = -(-len(present) // 3)
-    figure = Figure(figsize=(11, 2.6 * rows + 0.4), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11, 2.6 * rows + 0.4, layout="constrained")
     axes = figure.subplots(rows, 3, squeeze=False, sharex=True, sharey=True)
     dates = [DAY_ZERO + timedelta(days=int(day)) for day in samples.day[0]]
     for axis, entry in zip(axes.ravel(), present, strict=False):
@@ -107,7 +98,7 @@ def draw_profiles(samples: Samples, bands: Sequence[str], legend: Legend) -> byt
     for axis in axes.ravel()[len(present) :]:
         axis.set_visible(False)
     figure.supylabel("reflectance: near infrared, red dashed", size=9, color=FAINT)
-    return _png(figure)
+    return as_png(figure, bbox_inches="tight")
 
 
 def _draw_clusters(
@@ -126,11 +117,3 @@ def _draw_clusters(
             axis.plot([dates[time] for time in there], values[there] / number_seen[there], style,
                       color=f"C{place}", linewidth=1.1, marker=".", markersize=3)  # fmt: skip
     return len(numbers)
-
-
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(
-        buffer, format="png", facecolor="white", metadata={"Software": None}, bbox_inches="tight"
-    )
-    return buffer.getvalue()
