@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 from mpi4py import MPI
 
-from lcu.composite import Composites, fill_gaps
+from lcu.composite import Composites
 from lcu.config import Config
 from lcu.grid import Tile, positions_of_year
 from lcu.ranks import together
 from lcu.sample.draw import Candidates, reading_order
 from lcu.sample.reliable import KEPT, RULES, Pool, highest, reliable, total_count
-from lcu.sample.series import read_series
+from lcu.sample.series import fill_series, read_series
 
 # Side of the squares whose colours, as on a chess board, are the two halves of the landscape, in pixels.
 SQUARE = 32
@@ -61,18 +61,14 @@ def _pool(
 ) -> Pool:
     """Read the candidates' series and fill their gaps."""
     series, count = read_series(composites, tiles, candidates)
-    if len(series):
-        raster = np.ascontiguousarray(series.transpose(1, 2, 0))[:, :, None, :]
-        series = fill_gaps(raster, composites.days)[0][:, :, 0, :].transpose(2, 0, 1)
+    series = fill_series(series, composites.days)
     inside = [
         positions_of_year(config.periods, year, config.period, config.margin)
         for year in judged_years(config)
     ]
     return Pool(
         series=tuple(
-            np.ascontiguousarray(series[:, periods].reshape(len(series), -1))
-            if len(series)
-            else np.zeros((0, len(periods) * series.shape[2]), np.uint16)
+            series[:, periods].reshape(len(series), len(periods) * series.shape[2])
             for periods in inside
         ),
         observed=np.stack([count[:, periods].any(axis=1) for periods in inside], axis=1),

@@ -1,4 +1,4 @@
-"""Reading the series of single pixels out of the composites."""
+"""The series of single pixels: read out of the composites, and gap-filled."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lcu.composite import Composites
+from lcu.composite import Composites, fill_gaps
 from lcu.grid import Block, Tile
 from lcu.sample.draw import Candidates
 from lcu.store import CELL
@@ -37,3 +37,20 @@ def read_series(
         series[first:last] = composites.read(tile.id, block)[:, :, rows, cols].transpose(2, 0, 1)
         count[first:last] = composites.read_count(tile.id, block)[:, rows, cols].T
     return series, count
+
+
+def fill_series(series: np.ndarray, days: np.ndarray) -> np.ndarray:
+    """Fill the gaps of pixels' series over all years.
+
+    Parameters
+    ----------
+    series : ndarray[sample, time, band], uint16
+    days : ndarray[time], int32
+
+    Returns
+    -------
+    ndarray[sample, time, band], uint16
+    """
+    as_raster = np.ascontiguousarray(series.transpose(1, 2, 0))[:, :, None, :]
+    filled, _ = fill_gaps(as_raster, days)
+    return np.ascontiguousarray(filled[:, :, 0, :].transpose(2, 0, 1))

@@ -29,7 +29,7 @@ from lcu.sample.draw import (
     draw,
     priority,
 )
-from lcu.sample.series import read_series
+from lcu.sample.series import fill_series, read_series
 from lcu.store import SAMPLES, Piece
 
 BLOCK = 1024
@@ -72,6 +72,10 @@ class Samples:
             raise store.StoreError(
                 f"{path} cannot be read ({error}); remove it and run `sample` again"
             ) from error
+
+    def filled(self) -> np.ndarray:
+        """Return the series without gaps, uint16 [sample, time, band]."""
+        return fill_series(self.series, self.day[0]) if len(self.series) else self.series
 
 
 def run(config: Config, comm: MPI.Comm, report: Any) -> str:

@@ -22,7 +22,7 @@ from lcu.train import distributed, loop, networks
 from lcu.train.layers import Network
 from lcu.train.loop import Examples, State, TrainError
 from lcu.train.model import write_tensors
-from lcu.train.series import Cut, Windows, fill_series, normalisation, standardised
+from lcu.train.series import Cut, Windows, normalisation, standardised
 from lcu.train.yearly import WEIGHT_POWER
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def prepare(
     cut = Cut.of(config, config.archive.years)
     series, count = samples.series, samples.count
     if config.train.series == "filled":
-        series, count = fill_series(samples.series, samples.day), None
+        series, count = samples.filled(), None
     windows = cut.windows(series, count, samples.day)
     label = _indices(samples.label, classes)
     label[~samples.series.any(axis=(1, 2))] = -1

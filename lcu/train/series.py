@@ -9,7 +9,6 @@ from datetime import date
 import numpy as np
 import torch
 
-from lcu.composite import fill_gaps
 from lcu.config import Config
 from lcu.grid import day_number, positions_of_year
 
@@ -86,26 +85,6 @@ class Cut:
             observed |= ~observed.any(axis=2, keepdims=True)
         own = day[:, self.positions] - self.first_day[:, None]
         return Windows(values, observed, np.broadcast_to(own.astype(np.float32), values.shape[:3]))
-
-
-def fill_series(series: np.ndarray, day: np.ndarray) -> np.ndarray:
-    """Fill the gaps of samples' series over all years.
-
-    Parameters
-    ----------
-    series : ndarray[sample, time, band], uint16
-    day : ndarray[sample, time], int32
-        The same for every sample.
-
-    Returns
-    -------
-    ndarray[sample, time, band], uint16
-    """
-    if not len(series):
-        return series
-    as_raster = np.ascontiguousarray(series.transpose(1, 2, 0))[:, :, None, :]
-    filled, _ = fill_gaps(as_raster, day[0])
-    return np.ascontiguousarray(filled[:, :, 0, :].transpose(2, 0, 1))
 
 
 def normalisation(windows: Windows) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,7 +19,6 @@ from lcu.sample.draw import TEST
 from lcu.train import forest, svm
 from lcu.train.loop import TrainError
 from lcu.train.model import YEARLY
-from lcu.train.series import fill_series
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ def train(
 ) -> tuple[dict[str, Any], svm.Tensors]:
     """Return what the model is (years, scores) and its tensors, on every rank."""
     with together(comm, "preparing the training data"):
-        filled = fill_series(samples.series, samples.day)
+        filled = samples.filled()
         data = {
             year: year_data(config, samples, filled, year, classes) for year in config.archive.years
         }
