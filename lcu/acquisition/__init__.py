@@ -7,12 +7,11 @@ checks rasters, `tiles` decodes them, `read` reads blocks.
 
 from lcu.acquisition.archive import find
 from lcu.acquisition.model import MASK, Acquisition, AcquisitionError, Band, harmonise
-from lcu.acquisition.rasters import CACHE_BYTES, close_all
+from lcu.acquisition.rasters import close_all
 from lcu.acquisition.read import native_pixels, read_band, read_mask, read_mask_around
 from lcu.acquisition.tiles import TILE_MEMORY, Tiles, Tiling, Window, tiling_of
 
 __all__ = [
-    "CACHE_BYTES",
     "MASK",
     "TILE_MEMORY",
     "Acquisition",
