@@ -231,9 +231,9 @@ def peak_memory(
     composite = 2 * pixels * (2 * bands + 1)
     years = {period.start.year for period in config.periods}
     a_cell = CELL * CELL * max(series_bytes(config, year) for year in years)
-    stripe = max(ROUND_BYTES // ranks, a_cell)
-    # Sent at most; received, in order, and in HDF5 before and after it is compressed.
-    writing = stripe * ranks + 5 * stripe
+    # Sent at most; received, in order, and in HDF5 before and after it is compressed. A stripe is a rank's part of
+    # a round, or a cell; a group may have fewer ranks than there are.
+    writing = max(6 * ROUND_BYTES, (ranks + 5) * a_cell)
     screening = 5 * SQUARE_BYTES // 4 if config.composite.mask == "scl+time" else 0
     return BASE_MEMORY + TILE_MEMORY + max(reading + composite, writing, screening)
 
