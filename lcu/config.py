@@ -199,7 +199,7 @@ class Sample:
     )
     keep: float = key(
         "Share of the candidates that is kept at most, what is rare apart.",
-        1.0,
+        0.8,
         check=_between(0.01, 1),
     )
     pool: int = key(

@@ -20,6 +20,7 @@ from lcu.sample.reliable import (
     CHANGED,
     CLUSTER,
     KEPT,
+    LEAST_KEPT,
     POLYGON,
     UNRELIABLE,
     Pool,
@@ -123,6 +124,29 @@ def test_a_rare_kind_of_a_class_survives_where_it_is_consistent() -> None:
     kept = verdict.rule == KEPT
     own = truth == 0
     assert kept[rare].mean() >= 0.5 * kept[own].mean()
+
+
+def test_a_class_that_looks_like_another_keeps_its_best() -> None:
+    pool, truth = landscape(polygons=8)
+    lost = (truth == 2) & (np.arange(len(truth)) % 20 != 0)
+    series = pool.series[0].copy()
+    series[lost] = pool.series[0][np.flatnonzero(lost) % (truth == 0).sum()]
+    verdict = judge(replace(pool, series=(series,)))
+    own = verdict.rule[truth == 2]
+    left = (own != POLYGON).sum()
+    assert (own == KEPT).sum() >= min(left, np.ceil(LEAST_KEPT * len(own)))
+    assert (verdict.rule[(truth == 2) & ~lost & (verdict.rule != POLYGON)] == KEPT).all()
+
+
+def test_a_third_of_the_labels_wrong_at_random_is_found() -> None:
+    pool, truth = landscape(classes=4, polygons=10)
+    random = np.random.default_rng(5)
+    mistaken = random.random(len(truth)) < 0.3
+    index = np.where(mistaken, (truth + 1) % 4, truth)
+    polygon = pool.polygon * 4 + index  # a polygon has one class
+    pool = replace(pool, index=index.astype(np.uint8), polygon=polygon)
+    kept = judge(pool, 4).rule == KEPT
+    assert mistaken[kept].mean() < 0.01 and kept[~mistaken].mean() > 0.99
 
 
 def test_about_the_share_asked_for_is_kept_and_of_equals_those_far_from_the_border() -> None:

@@ -13,7 +13,7 @@ what follows from small tables is computed on one rank for all.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from mpi4py import MPI
@@ -25,6 +25,9 @@ from lcu.sample.kmeans import kmeans
 # What became of a candidate: the first rule that removed it.
 KEPT, POLYGON, CLUSTER, CHANGED, UNRELIABLE = range(5)
 RULES = ("kept", "polygon", "cluster", "changed", "unreliable")
+
+# Times that candidates are judged: the second time by those alone that stood the first.
+PASSES = 2
 
 # Clusterings whose tables are averaged: one alone depends on where its borders happen to lie.
 CLUSTERINGS = 3
@@ -45,11 +48,17 @@ OWN_POLYGON = 0.3
 # A polygon is wrong when, by all others, another class is this many times as likely.
 WRONG_POLYGON = 4.0
 
+# A candidate whose score is not higher looks like another class.
+FITS = 0.5
+
 # Score of a candidate whose class is the most frequent, but another one is more so than usual.
 JUST_FITS = np.float32(0.50001)
 
-# Least share of its class's share that a cluster or class keeps.
-LEAST_SHARE = 0.6
+# Least share of its candidates that a class keeps, whatever they look like.
+LEAST_KEPT = 0.25
+
+# Least part of the share that is kept of all that a class keeps, and of its class's that a cluster keeps.
+LEAST_OF_CLASS, LEAST_OF_CLUSTER = 0.6, 0.8
 
 # Rows that are looked at together: integers below 2^16 times those below 2^16 stay exact in doubles
 # while 2^20 of them are added.
@@ -99,10 +108,7 @@ class Pool:
     def year(self, position: int) -> Year:
         """Return the candidates that were observed in a year."""
         seen = self.observed[:, position]
-        return Year(
-            self.series[position][seen], self.index[seen], self.polygon[seen], self.key[seen],
-            self.part[seen],
-        )  # fmt: skip
+        return Year(self.series[position], self.index, self.polygon, self.key, self.part).take(seen)
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,10 @@ class Year:
     def __len__(self) -> int:
         """Count the candidates."""
         return len(self.index)
+
+    def take(self, chosen: np.ndarray) -> Year:
+        """Return the chosen ones, bool [candidate]."""
+        return Year(*(getattr(self, entry.name)[chosen] for entry in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -162,7 +172,7 @@ def reliable(
     -----
     A candidate is removed by the first of these rules: its polygon looks like another class (``polygon``, in
     any year), its clusters do in every year (``cluster``) or in some (``changed``), others are more reliable
-    (``unreliable``).
+    (``unreliable``). The best of a class stay where rules on pixels would leave less than `LEAST_KEPT` of it.
 
     Beyond the pool a rank holds, for each candidate and one year at a time, its series again, 4 bytes for
     each of at most classes - 1 discriminants, what `kmeans` needs (12 bytes), and labels and scores (about
@@ -176,12 +186,13 @@ def reliable(
         found = judge(pool.year(position), classes, seed, comm, threads)
         wrong[seen] |= found[0]
         cluster[seen, position], score[seen, position] = found[1:]
-    fits = score > 0.5
+    fits = score > FITS
     rule = np.full(len(pool), KEPT, np.uint8)
     rule[~fits.all(axis=1)] = CHANGED
     rule[~(fits & pool.observed).any(axis=1)] = CLUSTER
     rule[wrong] = POLYGON
     worst = score.min(axis=1)
+    rule[least_kept(worst, rule, pool, classes, comm)] = KEPT
     chosen = most_reliable(worst, rule == KEPT, cluster[:, 0] + 1, pool, classes, keep, comm)
     rule[(rule == KEPT) & ~chosen] = UNRELIABLE
     return Verdict(rule, cluster[:, 0], worst)
@@ -200,36 +211,44 @@ def judge(
     score : ndarray[candidate], float32
         Reliability; 1 where there are no two classes to compare.
     """
-    values = discriminants(year, classes, comm)
-    if not values.shape[1]:
-        count = len(year)
-        return np.zeros(count, bool), np.zeros(count, np.int32), np.ones(count, np.float32)
-    labels = [
-        kmeans(
-            values, len(start), seed=seed, comm=comm, init=start, max_iterations=ITERATIONS, threads=threads
-        )[1]
-        for start in starting_centres(values, year, classes, seed, comm)
-    ]  # fmt: skip
-    clusters = comm.allreduce(max(int(label.max(initial=0)) for label in labels), op=MPI.MAX) + 1
-    tables = [crosstab(label, year, clusters, classes, comm) for label in labels]
-    polygons = on_root(comm, "judging polygons", wrong_polygons, tables, classes)
-    wrong = np.isin(year.polygon, polygons)
-    tables = [table.without(polygons) for table in tables]
-    return wrong, labels[0], scores(tables, labels, year, ~wrong, comm)
+    used, wrong = np.ones(len(year), bool), np.zeros(len(year), bool)
+    cluster, score = np.zeros(len(year), np.int32), np.ones(len(year), np.float32)
+    for turn in range(PASSES):
+        few = year.take(used)
+        values = discriminants(year, few, classes, comm)
+        if not values.shape[1]:
+            break
+        starts = starting_centres(values[used], few, classes, seed + turn, comm)
+        labels = [
+            kmeans(values, len(start), seed=seed, comm=comm, init=start, max_iterations=ITERATIONS,
+                   threads=threads)[1]
+            for start in starts
+        ]  # fmt: skip
+        clusters = max(len(start) for start in starts)
+        tables = [crosstab(label[used], few, clusters, classes, comm) for label in labels]
+        if turn == 0:  # later, classes that few candidates stood for have too few to tell
+            polygons = on_root(comm, "judging polygons", wrong_polygons, tables, classes)
+            wrong = np.isin(year.polygon, polygons)
+            tables = [table.without(polygons) for table in tables]
+        cluster, score = labels[0], scores(tables, labels, year, used & ~wrong, comm)
+        used = ~wrong & (score > FITS)
+    return wrong, cluster, score
 
 
 # ------------------------------------------------------------------------------- discriminants
 
 
-def discriminants(year: Year, classes: int, comm: MPI.Comm) -> np.ndarray:
+def discriminants(year: Year, used: Year, classes: int, comm: MPI.Comm) -> np.ndarray:
     """Return the candidates' linear discriminants, float32 [candidate, at most classes - 1].
+
+    They are those of the candidates `used`.
 
     Fisher's: directions in which the classes' means differ most, in units of the scatter within classes
     (Rao 1948, Journal of the Royal Statistical Society B 10). Labels that are wrong at random widen the
     scatter and draw the means together; the directions stay. There are none where fewer than two classes
     have candidates, or all series are the same.
     """
-    counts, sums, products = moments(year, classes, comm)
+    counts, sums, products = moments(used, classes, comm)
     weights, frame = on_root(comm, "finding discriminants", directions, counts, sums, products)
     return project(year.series, weights, frame)
 
@@ -542,8 +561,8 @@ def most_reliable(
 ) -> np.ndarray:
     """Choose the most reliable of those that are left, bool [candidate].
 
-    At most a share `keep` of all candidates, over all classes; but of every class at least `LEAST_SHARE` of
-    this share of what is left of it, and of every cluster in a class `LEAST_SHARE` of the class's share, so
+    At most a share `keep` of all candidates, over all classes; but of every class at least `LEAST_OF_CLASS`
+    of this share of what is left of it, and of every cluster in a class `LEAST_OF_CLUSTER` of the class's share, so
     that what is rare, in the landscape or in its class, survives.
     """
     number = ranking(score, pool)
@@ -555,12 +574,31 @@ def most_reliable(
     sizes = total_count(group[left], classes * clusters, comm).reshape(classes, clusters)
     of_class = sizes.sum(axis=1)
     wanted = total_count(pool.index[best], classes, comm)
-    wanted = np.maximum(wanted, np.ceil(LEAST_SHARE * keep * of_class).astype(np.int64))
+    wanted = np.maximum(wanted, np.ceil(LEAST_OF_CLASS * keep * of_class).astype(np.int64))
+    wanted = np.maximum(wanted, np.minimum(fewest(pool, classes, comm), of_class))
     share = wanted / np.maximum(of_class, 1)
-    floor = np.ceil(LEAST_SHARE * share[:, None] * sizes).astype(np.int64)
+    floor = np.ceil(LEAST_OF_CLUSTER * share[:, None] * sizes).astype(np.int64)
     chosen = highest(number, group, floor.ravel(), comm, left)
     rest = np.maximum(wanted - total_count(pool.index[chosen], classes, comm), 0)
     return chosen | highest(number, pool.index.astype(np.int64), rest, comm, left & ~chosen)
+
+
+def least_kept(
+    score: np.ndarray, rule: np.ndarray, pool: Pool, classes: int, comm: MPI.Comm
+) -> np.ndarray:
+    """Choose the best of what looks like another class where too little of a class is left, bool [candidate].
+
+    Only candidates are chosen whose polygon does not look like another class.
+    """
+    index = pool.index.astype(np.int64)
+    wanted = fewest(pool, classes, comm) - total_count(index[rule == KEPT], classes, comm)
+    among = (rule == CLUSTER) | (rule == CHANGED)
+    return highest(ranking(score, pool), index, np.maximum(wanted, 0), comm, among)
+
+
+def fewest(pool: Pool, classes: int, comm: MPI.Comm) -> np.ndarray:
+    """Return how many of its candidates a class keeps at least, int64 [class]."""
+    return np.ceil(LEAST_KEPT * total_count(pool.index, classes, comm)).astype(np.int64)
 
 
 def ranking(score: np.ndarray, pool: Pool) -> np.ndarray:
