@@ -22,6 +22,7 @@ from lcu.acquisition import safe
 USER, PASSWORD = "someone", "a-secret-of-someone"
 CONFORMS = ["https://api.stacspec.org/v1.0.0/core", "https://api.stacspec.org/v1.0.0/item-search",
             "https://api.stacspec.org/v1.0.0/item-search#filter"]  # fmt: skip
+STEP = 2**16
 PAGE = 5  # items on a page, whatever the client wants
 CODES = {"md5": "d50110", "blake3": "1e20", "sha256": "1220"}
 
@@ -47,7 +48,8 @@ class Server:
         self.asked: list[tuple[str, str, dict[str, str]]] = []
         self.lasts = 600.0  # seconds that a token is valid
         self.retry_after = "1"
-        self.rate = 0.0  # bytes per second of one answer; 0: as fast as it goes
+        self.rate = 0.0  # bytes per second of all answers together; 0: as fast as it goes
+        self._next = 0.0
         self.grants: Counter[str] = Counter()
         self.tokens: dict[str, float] = {}
         self.refresh: set[str] = set()
@@ -66,6 +68,12 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self._http.shutdown()
         self._http.server_close()
+
+    def wait_for(self, size: int) -> None:
+        """Wait until so many bytes may be sent."""
+        with self.lock:
+            turn = self._next = max(self._next, time.monotonic()) + size / self.rate
+        time.sleep(max(turn - time.monotonic(), 0))
 
     def fault(self, path: str, *faults: Any) -> None:
         """Let the next requests of a path go wrong, one after the other."""
@@ -109,6 +117,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
+
+    def handle(self) -> None:
+        with suppress(ConnectionError):  # clients may leave
+            super().handle()
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -258,9 +270,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.write(left[position : position + 1])
                 time.sleep(0.1)
         elif self.own.rate:
-            step = 2**16
-            for position in range(0, len(left), step):
-                self.wfile.write(left[position : position + step])
-                time.sleep(step / self.own.rate)
+            for position in range(0, len(left), STEP):
+                self.own.wait_for(STEP)
+                self.wfile.write(left[position : position + STEP])
         else:
             self.wfile.write(left)

@@ -31,7 +31,8 @@ from lcu.disk import sync, writing
 from lcu.retrieve.catalogue import Remote
 from lcu.retrieve.web import PassingError, RetrieveError, StoppedError, Web, shown
 
-CHUNK = 1 << 20
+# Bytes read at once. Larger buffers are fresh pages each time: with 1 MiB the processor worked twice as long.
+CHUNK = 1 << 16
 
 # The most that a file may have whose size nobody states; products have 1.2 GB at most.
 LARGEST = 8 * 2**30
