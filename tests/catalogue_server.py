@@ -36,7 +36,8 @@ def multihash(content: bytes, algorithm: str) -> str:
 class Server:
     """Serves `files` (path -> content) and `items`; `faults` (path -> what goes wrong next) come first.
 
-    A fault is a status code, `cut` (half of the rest, then the connection ends), `wrong` (a byte is changed),
+    A fault is a status code, `cut` (half of the rest, then the connection ends), `short` (the same from the
+    first byte, whatever was asked for), `wrong` (a byte is changed),
     `trickle` (a byte now and then), `loop` (redirects to itself, for ever), `to URL` (redirects), `denied`.
     """
 
@@ -244,7 +245,8 @@ class Handler(BaseHTTPRequestHandler):
     def file(self, content: bytes, fault: Any) -> None:
         """Send a file from where it is asked for, with the fault."""
         version, whole, start = hashlib.md5(content).hexdigest(), len(content), 0
-        found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        asked = "" if fault == "short" else self.headers.get("Range", "")
+        found = re.fullmatch(r"bytes=(\d+)-", asked)
         if found:
             start = int(found[1])
             if start >= whole:
@@ -261,7 +263,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         left = memoryview(content)[start:]
-        if fault == "cut":
+        if fault in ("cut", "short"):
             self.wfile.write(left[: len(left) // 2])
             self.wfile.flush()
             self.close_connection = True

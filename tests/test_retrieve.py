@@ -18,7 +18,8 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
@@ -286,6 +287,15 @@ def test_a_broken_transfer_goes_on_where_it_broke(
     assert ranges == [None, "bytes=1250000-", "bytes=1875000-"]
 
 
+def test_a_server_without_ranges_that_always_breaks_is_given_up(
+    web: Web, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lcu.retrieve.web.ATTEMPTS", 2)
+    with pytest.raises(RetrieveError, match="in the middle"):
+        fetch(web, server, tmp_path, *["short"] * 20)
+    assert len(server.asked) < 6
+
+
 def test_a_wrong_check_sum_is_fetched_again_once(web: Web, server: Server, tmp_path: Path) -> None:
     assert fetch(web, server, tmp_path, "wrong", checksum=SUM, size=len(CONTENT)) == CONTENT
     with pytest.raises(RetrieveError, match="md5 is .* the catalogue states .*2 times"):
@@ -369,10 +379,11 @@ def test_retry_after_is_honoured(web: Web, server: Server) -> None:
     begun = time.monotonic()
     assert web.text("GET", f"{server.url}/x") == "{}"
     assert time.monotonic() - begun > 2
-    server.retry_after = "7200"
-    server.fault("/x", 429)
-    with pytest.raises(RetrieveError, match="wants 120 minutes of rest"):
-        web.text("GET", f"{server.url}/x")
+    in_two_hours = datetime.now(UTC) + timedelta(hours=2)
+    for server.retry_after in ("7200", format_datetime(in_two_hours, usegmt=True)):
+        server.fault("/x", 429)
+        with pytest.raises(RetrieveError, match="wants 120 minutes of rest"):
+            web.text("GET", f"{server.url}/x")
 
 
 def test_no_pause_outlives_the_end(web: Web, server: Server) -> None:
@@ -727,6 +738,11 @@ def test_multihashes_are_read_and_mislabelled_ones_left() -> None:
 
 
 # --- what can go wrong before anything is fetched ---------------------------------------------------
+
+
+def test_the_example_is_a_configuration() -> None:
+    loaded = config.load(ROOT / "examples" / "netherlands.toml")
+    assert len(loaded.archive.tiles) == 10 and loaded.retrieve.catalogue == "cdse"
 
 
 def test_wrong_keys_are_named(tmp_path: Path, server: Server) -> None:

@@ -138,10 +138,13 @@ def _stoppable(config: Config) -> Iterator[Web]:
     """Give the way to the network, which the first signal to end closes."""
     web = Web(config.retrieve, threading.Event())
 
-    def end(*_: object) -> None:
+    def end(number: int, _: object) -> None:
         web.stop.set()
+        signal.signal(number, before[number])  # the second one ends the program at once
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, end)
     try:
         yield web
     finally:

@@ -66,11 +66,15 @@ class _Hash:
 
 @dataclass
 class _Part:
-    """What of a file is here; `path` is None while nothing is."""
+    """What of a file is here; `path` is None while nothing is.
+
+    `furthest` is the most that was here so far: a server without ranges begins anew each time.
+    """
 
     path: Path | None
     size: int
     hash: _Hash
+    furthest: int = 0
 
     def restart(self, path: Path | None, remote: Remote) -> None:
         """Throw away what is here, and go on under another name."""
@@ -170,16 +174,16 @@ class Transfers:
         headers = {"Range": f"bytes={part.size}-"} if part.size else {}
         with self._web.open("GET", remote.href, accept=(416,), headers=headers) as response:
             total = _agree(response, remote, target, part)
-            before = part.size
             with self._lock:
                 self._live.add(response)
             try:
                 self._append(self._body(response, remote), part, total, remote)
             except PassingError:
-                if part.size - before < CHUNK:
+                if part.size < part.furthest + CHUNK:
                     raise
                 return False
             finally:
+                part.furthest = max(part.furthest, part.size)
                 with self._lock:
                     self._live.discard(response)
         return True
@@ -283,7 +287,7 @@ def _found(remote: Remote, target: Path) -> _Part:
         with open(path, "rb") as file:
             for content in iter(lambda file=file: file.read(CHUNK), b""):
                 part.hash.update(content)
-        part.path, part.size = path, size
+        part.path, part.size, part.furthest = path, size, size
     return part
 
 
