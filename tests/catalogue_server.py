@@ -20,8 +20,7 @@ from blake3 import blake3
 from lcu.acquisition import safe
 
 USER, PASSWORD = "someone", "a-secret-of-someone"
-CONFORMS = ["https://api.stacspec.org/v1.0.0/core", "https://api.stacspec.org/v1.0.0/item-search",
-            "https://api.stacspec.org/v1.0.0/item-search#filter"]  # fmt: skip
+CORE = "https://api.stacspec.org/v1.0.0"
 STEP = 2**16
 PAGE = 5  # items on a page, whatever the client wants
 CODES = {"md5": "d50110", "blake3": "1e20", "sha256": "1220"}
@@ -47,6 +46,7 @@ class Server:
         self.items: list[dict[str, Any]] = []
         self.faults: dict[str, deque[Any]] = {}
         self.asked: list[tuple[str, str, dict[str, str]]] = []
+        self.extension = "filter"  # of the search: filter, query, or none that is known
         self.lasts = 600.0  # seconds that a token is valid
         self.retry_after = "1"
         self.rate = 0.0  # bytes per second of all answers together; 0: as fast as it goes
@@ -161,12 +161,14 @@ class Handler(BaseHTTPRequestHandler):
         elif path == "/stac/search":
             self.search()
         elif path in ("/stac", "/stac/"):
+            search = f"{CORE}/item-search"
+            conforms = [f"{CORE}/core", search, f"{search}#{self.own.extension}"]
             root = {
                 "type": "Catalog",
                 "stac_version": "1.0.0",
                 "id": "here",
                 "description": "-",
-                "conformsTo": CONFORMS,
+                "conformsTo": conforms,
             }
             link = {"rel": "search", "href": f"{self.own.url}/stac/search", "method": "POST",
                     "type": "application/geo+json"}  # fmt: skip
@@ -214,12 +216,21 @@ class Handler(BaseHTTPRequestHandler):
     def search(self) -> None:
         wanted = json.loads(self.sent)
         first, last = wanted["datetime"].split("/")
-        code, limit = (argument["args"][1] for argument in wanted["filter"]["args"])
+        code, limit = None, 100.0
+        if "filter" in wanted:
+            code, limit = (argument["args"][1] for argument in wanted["filter"]["args"])
+        elif "query" in wanted:
+            code, limit = (
+                wanted["query"]["grid:code"]["eq"],
+                wanted["query"]["eo:cloud_cover"]["lte"],
+            )
         found = [
-            item for item in self.own.items
+            item
+            for item in self.own.items
             if first <= item["properties"]["datetime"] <= last
-            and item["properties"]["grid:code"] == code and item["properties"]["eo:cloud_cover"] <= limit
-        ]  # fmt: skip
+            and code in (None, item["properties"]["grid:code"])
+            and item["properties"]["eo:cloud_cover"] <= limit
+        ]
         start = wanted.get("start", 0)
         links = []
         if start + PAGE < len(found):

@@ -591,9 +591,11 @@ def safe_found(server: Server, tile: str = "32TPS"):
 # --- catalogues ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("extension", ["filter", "query", "fields"])
 def test_a_search_reads_all_pages_of_the_tile_and_the_year(
-    tmp_path: Path, server: Server, web: Web
+    tmp_path: Path, server: Server, web: Web, extension: str
 ) -> None:
+    server.extension = extension
     for number in range(12):
         asset = {"href": f"{server.url}/x", "type": "application/zip"}
         server.add_item(f"p{number}", {"Product": asset}, safe_found(server))
