@@ -798,9 +798,7 @@ def provenance(config: Config) -> str:
     for entry in ("directory", "memory_per_rank", "time_limit"):
         del tables["run"][entry]
     folder = Path(config.file).parent
-    del tables[
-        "retrieve"
-    ]  # where the acquisitions came from; which they are, their fingerprints say
+    del tables["retrieve"]  # which acquisitions were read, their fingerprints say
     for table, entry, _ in (path for path in _PATHS[1:] if path[0] in tables):
         tables[table][entry] = _relative(tables[table][entry], folder)
     return _as_toml(tables)

@@ -20,6 +20,9 @@ from lcu.retrieve.web import RetrieveError, Web, host_of, no_account, shown
 
 VARIABLES = ("LCU_USERNAME", "LCU_PASSWORD")
 
+# Tokens in a row that may be refused, once one has worked.
+REFUSALS = 3
+
 # A token is renewed this many seconds before it expires, for the clocks may differ.
 EARLY = 30.0
 
@@ -95,7 +98,7 @@ class Account(requests.auth.AuthBase):
         self._lock = threading.Lock()
         self._token = self._refresh = ""
         self._until = self._refresh_until = 0.0
-        self._good = ""
+        self._worked, self._refusals = False, 0
 
     def __repr__(self) -> str:
         return f"Account({shown(self._url)})"
@@ -113,17 +116,18 @@ class Account(requests.auth.AuthBase):
                 self._ask()
             return f"Bearer {self._token}"
 
-    def worked(self, header: str) -> None:
-        """Note that a header was accepted."""
-        self._good = header
+    def worked(self) -> None:
+        """Note that a token was accepted."""
+        with self._lock:
+            self._worked, self._refusals = True, 0
 
     def renews(self, header: str) -> bool:
-        """Drop a header that was refused; False where it never worked, so that a new one will not either."""
+        """Drop a header that was refused; False where tokens never worked, or a few new ones did not."""
         with self._lock:
-            current = header == f"Bearer {self._token}"
-            if current:
+            if header == f"Bearer {self._token}":
                 self._until = 0.0
-            return not current or header == self._good
+                self._refusals += 1
+            return self._worked and self._refusals <= REFUSALS
 
     def _ask(self) -> None:
         """Get a token, by the last answer's refresh token while that is valid."""

@@ -106,7 +106,7 @@ def run(config: Config, report: Report, say: Say) -> tuple[list[Failure], str]:
         began = time.perf_counter()
         work.failures += extras + _fetch_all(config, work, transfers, report)
         seconds = max(time.perf_counter() - began, 1e-9)
-        whole = sum(_is_whole(one, work) for one in work.chosen)
+        whole = sum(not work.missing[one.id] for one in work.chosen)
         return work.failures, (
             f"{whole} of {len(work.chosen)} acquisitions in {folder}; {transfers.received / 1e9:.2f} GB fetched, "
             f"{transfers.received / 1e6 / seconds:.0f} MB/s"
@@ -287,11 +287,8 @@ def _fetch_all(config: Config, work: Work, transfers: Transfers, report: Report)
     owner = {remote: one for one in work.chosen for remote in work.missing[one.id]}
     total, failures = work.bytes_missing, []
     for one in work.chosen:
-        if (
-            not work.missing[one.id]
-            and one.item
-            and not inside(work.folder, one.item_path).exists()
-        ):
+        whole = one.item and not work.missing[one.id]
+        if whole and not inside(work.folder, one.item_path).exists():
             failures += _finish(one, work)
     pool = ThreadPoolExecutor(config.retrieve.streams)
     begun = time.monotonic()
@@ -346,10 +343,6 @@ def _finish(one: Candidate, work: Work) -> list[Failure]:
             return [Failure(STAGE, one.id, f"{shown(remote.href)}: {error}")]
     store.write_json(inside(work.folder, one.item_path), one.item)
     return []
-
-
-def _is_whole(one: Candidate, work: Work) -> bool:
-    return not work.missing[one.id]
 
 
 def _record(folder: Path, remote: Remote) -> None:

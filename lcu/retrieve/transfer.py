@@ -110,9 +110,8 @@ class Transfers:
             return remote.size
         try:
             return self._web.again(self._ask_size, remote)
-        except (
-            RetrieveError
-        ):  # some servers know no HEAD; what is wrong with the file shows when it is fetched
+        except RetrieveError:
+            # Some servers know no HEAD; what is wrong with the file shows when it is fetched.
             return None
 
     def _ask_size(self, remote: Remote) -> int | None:

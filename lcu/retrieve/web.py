@@ -13,7 +13,7 @@ import math
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urljoin, urlsplit
@@ -110,9 +110,8 @@ class Web:
         self._session.auth = no_account
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self._session.headers["User-Agent"] = f"lcu/{lcu.__version__}"
-        self._session.headers["Accept-Encoding"] = (
-            "identity"  # sizes and check sums are of the file
-        )
+        # Sizes and check sums are of the file as it is.
+        self._session.headers["Accept-Encoding"] = "identity"
         self._session.mount("https://", HTTPAdapter(pool_maxsize=2 * config.streams))
         self._session.mount("http://", HTTPAdapter(pool_maxsize=2 * config.streams))
 
@@ -185,7 +184,7 @@ class Web:
         token = response.request.headers.get("Authorization")
         if status < 400 or status in accept:
             if token and self.account:
-                self.account.worked(token)
+                self.account.worked()
             return response
         response.close()
         said = f"{shown(url)}: {status} {response.reason}"
@@ -225,7 +224,7 @@ class Web:
         return attempts(work, *arguments)
 
 
-def _bounded(response: requests.Response, limit: int, url: str) -> Any:
+def _bounded(response: requests.Response, limit: int, url: str) -> Iterator[bytes]:
     received = 0
     for chunk in response.iter_content(2**16):
         received += len(chunk)
