@@ -8,6 +8,7 @@ import io
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import socket
@@ -775,6 +776,22 @@ def test_a_full_disk_is_told_before(
     with pytest.raises(DiskError, match="archive.path: .* GB free, 0.. GB are to come"):
         retrieve(settings(tmp_path, server))
     assert [path for _, path, _ in server.asked if "Products" in path] == []
+
+
+def test_a_disk_that_fills_up_ends_it_and_what_came_stays(tmp_path: Path, server: Server) -> None:
+    make_one_product(server, random.Random(1).randbytes(40 * 10**6), tmp_path)
+    write_config(tmp_path, server, tmp_path)
+    (tmp_path / "old_map.tif").touch()
+    command = shlex.join(
+        start(tmp_path, "retrieve")
+    )  # a limit of the size of files is like a full disk
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -f 30000; exec {command}"],
+        env=os.environ | ACCOUNT, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT + 30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1 and "partial cannot be written" in done.stderr, done.stderr
+    assert next((tmp_path / "archive").glob("*.partial")).stat().st_size == 30000 * 1024
+    assert "1 of 1 acquisitions" in call(tmp_path, "retrieve")
 
 
 def test_one_retrieve_at_a_time_fills_an_archive(
