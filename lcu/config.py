@@ -6,6 +6,7 @@ that defaults, checks and the commented file that ``init`` writes come from one 
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import tomllib
@@ -755,7 +756,8 @@ def template() -> str:
     lines = ["# A run of lcu. Relative paths are relative to this file.", ""]
     for name, kind in TABLES.items():
         optional = name in OPTIONAL
-        lines += [f"# {line}" for line in (kind.__doc__ or "").strip().splitlines()]
+        doc = inspect.cleandoc(kind.__doc__ or "")
+        lines += [f"# {line}".rstrip() for line in doc.splitlines()]
         lines.append(f"# [{name}]" if optional else f"[{name}]")
         for entry in fields(kind):
             lines += _template_key(entry, optional)
