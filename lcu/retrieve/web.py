@@ -140,7 +140,7 @@ class Web:
         RetrieveError
             What it will not.
         """
-        for _ in range(REDIRECTS):
+        for _ in range(REDIRECTS + 1):
             if self.stop.is_set():
                 raise StoppedError
             if not self.allows(url):
