@@ -2,7 +2,7 @@
 #
 #   make demo    simulate a landscape, map it with two ranks, write the report
 #   make test    all tests: serial, on 1 to 4 ranks, kernels with bounds checks
-#   make perf    measure kernels, composites, storage and k-means against others, with pictures and tables
+#   make perf    measure kernels, composites, storage, k-means and retrieval against others, with pictures and tables
 #   make tables  measure quality where the truth is known: cloud masks, samples
 #   make lint    ruff
 #   make env     only the environment and the kernels
@@ -66,7 +66,7 @@ perf: env
 	@PYTHON=$(python) perf/competitors.sh; PYTHON=$(python) perf/kmeans_competitors.sh; perf/native.sh; $(enter); \
 	$(python) perf/kernels.py --case $(CASE); $(python) perf/record.py; \
 	$(python) perf/composite.py --sizes 1024; $(python) perf/storage.py --size 1024; \
-	$(python) perf/kmeans.py --case $(CASE)
+	$(python) perf/kmeans.py --case $(CASE); $(python) perf/retrieve.py
 
 tables: env
 	@$(enter); $(python) perf/clouds.py; $(python) perf/purity.py --seeds 5

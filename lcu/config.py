@@ -6,7 +6,9 @@ that defaults, checks and the commented file that ``init`` writes come from one 
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import tomllib
 import typing
 from collections.abc import Callable, Sequence
@@ -14,10 +16,14 @@ from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any
+from urllib.parse import urlsplit
 
 from lcu import grid, legend
 
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
+
+# Hosts with which plain http may be spoken.
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class ConfigError(ValueError):
@@ -124,6 +130,78 @@ class Archive:
     offset: int | None = key(
         "Offset to add to the digital numbers of STAC items that state none, e.g. 0 or -1000.", None
     )
+
+
+def _address(text: str) -> str | None:
+    try:
+        parts = urlsplit(text)
+        plain = parts.scheme == "http" and parts.hostname in LOOPBACK
+    except ValueError as error:
+        return f"{_without_secrets(text)!r} is no address ({error})"
+    if "@" in parts.netloc or parts.query:
+        return "user names, passwords and keys do not belong into an address"
+    if text and "://" in text and parts.scheme != "https" and not plain:
+        return f"expected https:// (http:// only on this machine), found {text!r}"
+    return None
+
+
+def _without_secrets(text: str) -> str:
+    return re.sub(r"//[^/]*@", "//...@", text.split("?")[0])
+
+
+@dataclass(frozen=True)
+class Retrieve:
+    """Where acquisitions are fetched from; present only where `retrieve` fills the archive.
+
+    The archive is then one folder. With archive.kind = "safe" it gets whole products (one zip each),
+    with "stac" the items and the assets of the run's bands.
+    """
+
+    catalogue: str = key(
+        "The catalogue: Copernicus Data Space (with an account), earth-search (open), another STAC catalogue, "
+        "or a folder of this machine.",
+        "cdse",
+        allowed=("cdse", "earth-search", "stac", "folder"),
+    )
+    url: str = key(
+        "Address of the catalogue, or the folder; empty: the catalogue's own.", "", check=_address
+    )
+    collection: str = key("Collection that is searched.", "sentinel-2-l2a")
+    count: int = key(
+        "Most acquisitions of a tile in a year: the clearest, spread over the periods.",
+        24,
+        check=_at_least(1),
+    )
+    streams: int = key(
+        "Files fetched at once; providers limit the sessions of an account.",
+        4,
+        check=_between(1, 16),
+    )
+    timeout: float = key(
+        "Seconds without an answer, or almost without, after which a connection is given up.",
+        60.0,
+        check=_at_least(1),
+    )
+    credentials: str = key(
+        "A TOML file with username and password that only you may read; empty: LCU_USERNAME and LCU_PASSWORD, "
+        "else ~/.netrc.",
+        "",
+    )
+    token_url: str = key(
+        "Where the account's tokens come from (OAuth2); empty: the catalogue's own.",
+        "",
+        check=_address,
+    )
+    hosts: tuple[str, ...] = key(
+        "Hosts (with a port where it is unusual) that get the account's token; none named: the catalogue's own.",
+        (),
+    )
+    old_map: str = key(
+        "Address or file from which sample.old_map is made where it is missing; of a zip the member of that name.",
+        "",
+        check=_address,
+    )
+    points: str = key("The same for assess.points.", "", check=_address)
 
 
 @dataclass(frozen=True)
@@ -344,7 +422,7 @@ class Simulate:
 
 @dataclass(frozen=True)
 class Config:
-    """The whole configuration. Paths are absolute; `simulate` is None where there is no such table."""
+    """The whole configuration. Paths are absolute; a table of OPTIONAL is None where it is missing."""
 
     run: Run
     archive: Archive
@@ -354,6 +432,7 @@ class Config:
     classify: Classify
     assess: Assess
     publish: Publish
+    retrieve: Retrieve | None
     simulate: Simulate | None
     file: str = ""
 
@@ -389,8 +468,11 @@ class Config:
 
 TABLES: dict[str, type] = {
     "run": Run, "archive": Archive, "composite": Composite, "sample": Sample, "train": Train,
-    "classify": Classify, "assess": Assess, "publish": Publish, "simulate": Simulate,
+    "classify": Classify, "assess": Assess, "publish": Publish,
+    "retrieve": Retrieve, "simulate": Simulate,
 }  # fmt: skip
+
+OPTIONAL = ("retrieve", "simulate")
 
 # Keys that hold paths: (table, key, must it be there before the run).
 _PATHS = (
@@ -401,6 +483,7 @@ _PATHS = (
     ("assess", "reference", True),
     ("assess", "exclude", True),
     ("assess", "points", True),
+    ("retrieve", "credentials", True),
 )
 
 
@@ -435,12 +518,12 @@ def build(tables: dict[str, Any], path: Path, mistakes: list[str] | None = None)
     parts = {}
     for name, kind in TABLES.items():
         given = tables.get(name)
-        if given is None and name == "simulate":
+        if given is None and name in OPTIONAL:
             parts[name] = None
             continue
         parts[name] = _fill(name, kind, {} if given is None else given, mistakes)
-    _resolve_paths(parts, path.resolve().parent, mistakes)
-    if all(value is not None for name, value in parts.items() if name != "simulate"):
+    _resolve_paths(parts, _made_paths(tables), path.resolve().parent, mistakes)
+    if all(value is not None for name, value in parts.items() if name not in OPTIONAL):
         config = Config(
             **{
                 name: TABLES[name](**values) if values is not None else None
@@ -534,9 +617,10 @@ def _type_name(wanted: Any) -> str:
     return {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}[wanted]
 
 
-def _resolve_paths(parts: dict[str, Any], folder: Path, mistakes: list[str]) -> None:
-    """Make paths absolute (relative ones lie beside the file) and see that they exist."""
-    simulated = parts.get("simulate") is not None
+def _resolve_paths(
+    parts: dict[str, Any], made: set[tuple[str, str]], folder: Path, mistakes: list[str]
+) -> None:
+    """Make paths absolute (relative ones lie beside the file) and see that all but `made` exist."""
     for table, entry, needed in _PATHS:
         values = parts.get(table)
         if values is None or not values[entry]:
@@ -544,12 +628,31 @@ def _resolve_paths(parts: dict[str, Any], folder: Path, mistakes: list[str]) -> 
         listed = values[entry] if isinstance(values[entry], tuple) else (values[entry],)
         resolved = tuple(str((folder / Path(text).expanduser()).resolve()) for text in listed)
         values[entry] = resolved if isinstance(values[entry], tuple) else resolved[0]
-        for path in resolved if needed and not simulated else ():
+        for path in resolved if needed and (table, entry) not in made else ():
             if "{" not in path and not Path(path).exists():
                 mistakes.append(f"{table}.{entry}: no such file or folder {path}")
+    _resolve_addresses(parts.get("retrieve"), folder)
     sample = parts.get("sample")
     if sample is not None and sample["legend"].endswith(".toml"):
         sample["legend"] = str((folder / sample["legend"]).resolve())
+
+
+def _made_paths(tables: dict[str, Any]) -> set[tuple[str, str]]:
+    """Return the keys whose files `simulate` or `retrieve` makes: they need not be there yet."""
+    if tables.get("simulate") is not None:
+        return {(table, entry) for table, entry, _ in _PATHS}
+    retrieve = tables.get("retrieve")
+    if not isinstance(retrieve, dict):
+        return set()
+    brought = {"old_map": ("sample", "old_map"), "points": ("assess", "points")}
+    return {("archive", "path")} | {brought[entry] for entry in brought if retrieve.get(entry)}
+
+
+def _resolve_addresses(retrieve: dict[str, Any] | None, folder: Path) -> None:
+    """Make absolute what is a path and no address."""
+    for entry in ("url", "old_map", "points") if retrieve else ():
+        if retrieve[entry] and "://" not in retrieve[entry]:
+            retrieve[entry] = str((folder / Path(retrieve[entry]).expanduser()).resolve())
 
 
 def _impossible(config: Config) -> list[str]:
@@ -582,7 +685,36 @@ def _impossible(config: Config) -> list[str]:
         mistakes.append("simulate.overlap: must be smaller than simulate.size")
     if config.simulate and config.archive.kind != "safe":
         mistakes.append("archive.kind: a simulated archive holds SAFE products, expected 'safe'")
-    return mistakes + _network_mistakes(config) + _legend_mistakes(config)
+    return (
+        mistakes + _retrieve_mistakes(config) + _network_mistakes(config) + _legend_mistakes(config)
+    )
+
+
+def _retrieve_mistakes(config: Config) -> list[str]:
+    retrieve, mistakes = config.retrieve, []
+    if retrieve is None:
+        return []
+    local = retrieve.catalogue == "folder"
+    if local != bool(retrieve.url and "://" not in retrieve.url) and (local or retrieve.url):
+        expected = "a folder" if local else "an address (https://...)"
+        mistakes.append(f"retrieve.url: expected {expected}, found {retrieve.url!r}")
+    if retrieve.catalogue == "stac" and not retrieve.url:
+        mistakes.append("retrieve.url: the address of the STAC catalogue is needed")
+    if retrieve.catalogue == "earth-search" and config.archive.kind != "stac":
+        mistakes.append("archive.kind: earth-search has single bands only, expected 'stac'")
+    if bool(retrieve.token_url) != bool(retrieve.hosts):
+        mistakes.append("retrieve.hosts: needed with retrieve.token_url, and only there")
+    if len(config.archive.path) != 1:
+        mistakes.append("archive.path: retrieve fills one folder; name one")
+    elif local and retrieve.url == config.archive.path[0]:
+        mistakes.append("retrieve.url: is archive.path itself; nothing need be retrieved")
+    if retrieve.old_map and "{" in config.sample.old_map:
+        mistakes.append("retrieve.old_map: makes one file, sample.old_map names one for each tile")
+    if not config.archive.tiles:
+        mistakes.append("archive.tiles: retrieve needs the tiles, such as ['31UFT']")
+    if config.simulate:
+        mistakes.append("[retrieve]: an archive is simulated or retrieved, not both")
+    return mistakes
 
 
 def _network_mistakes(config: Config) -> list[str]:
@@ -623,8 +755,9 @@ def template() -> str:
     """Return a configuration file with every key, its documentation and its default."""
     lines = ["# A run of lcu. Relative paths are relative to this file.", ""]
     for name, kind in TABLES.items():
-        optional = name == "simulate"
-        lines += [f"# {line}" for line in (kind.__doc__ or "").strip().splitlines()]
+        optional = name in OPTIONAL
+        doc = inspect.cleandoc(kind.__doc__ or "")
+        lines += [f"# {line}".rstrip() for line in doc.splitlines()]
         lines.append(f"# [{name}]" if optional else f"[{name}]")
         for entry in fields(kind):
             lines += _template_key(entry, optional)
@@ -667,7 +800,8 @@ def provenance(config: Config) -> str:
     for entry in ("directory", "memory_per_rank", "time_limit"):
         del tables["run"][entry]
     folder = Path(config.file).parent
-    for table, entry, _ in _PATHS[1:]:
+    del tables["retrieve"]  # which acquisitions were read, their fingerprints say
+    for table, entry, _ in (path for path in _PATHS[1:] if path[0] in tables):
         tables[table][entry] = _relative(tables[table][entry], folder)
     return _as_toml(tables)
 

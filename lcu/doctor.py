@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("numpy", "scipy", "sklearn", "matplotlib", "jinja2", "defusedxml")
+PACKAGES = (
+    "numpy", "scipy", "sklearn", "matplotlib", "jinja2", "defusedxml", "requests", "pystac_client", "tenacity",
+    "blake3",
+)  # fmt: skip
 DRIVERS = ("JP2OpenJPEG", "SENTINEL2", "COG", "GTiff", "GPKG", "GeoJSON")
 
 

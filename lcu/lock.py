@@ -38,8 +38,15 @@ class LockError(RuntimeError):
     """Another job writes the run directory."""
 
 
-def take(directory: Path, patience: float = PATIENCE) -> BinaryIO | None:
+def take(
+    directory: Path, patience: float = PATIENCE, key: str = "run.directory"
+) -> BinaryIO | None:
     """Lock a run directory; the caller keeps the file open as long as it writes there.
+
+    Parameters
+    ----------
+    key : str
+        The configuration's key that names the directory: `retrieve` locks the archive too.
 
     Returns
     -------
@@ -64,7 +71,7 @@ def take(directory: Path, patience: float = PATIENCE) -> BinaryIO | None:
                 continue
             file.close()
             if error.errno in _TAKEN:
-                raise LockError(_refusal(directory)) from None
+                raise LockError(_refusal(directory, key)) from None
             if error.errno not in _NO_LOCKS:
                 raise
             log.warning(
@@ -92,12 +99,12 @@ def _self() -> str:
     return f"process {os.getpid()} on {platform.node()}{job}, since {since}"
 
 
-def _refusal(directory: Path) -> str:
+def _refusal(directory: Path, key: str) -> str:
     try:
         holder = (directory / HOLDER).read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
         holder = f"which one cannot be read ({error})"
     return (
-        f"run.directory: another job writes {directory}: {holder}. Wait until it is done or stop it, "
-        "or name another run.directory; the lock goes with that process, no file need be removed"
+        f"{key}: another job writes {directory}: {holder}. Wait until it is done or stop it, "
+        f"or name another {key}; the lock goes with that process, no file need be removed"
     )

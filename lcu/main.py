@@ -66,6 +66,24 @@ def simulate(config: Config, comm: MPI.Comm, report: Report) -> Result:
     return Result(failures, f"synthetic archive in {', '.join(config.archive.path)}")
 
 
+def retrieve(config: Config, comm: MPI.Comm, report: Report) -> Result:
+    """Fill the archive from a catalogue, on a machine with a network; `run` does not."""
+    from lcu import retrieve as stage
+
+    def work() -> tuple[list[Failure], str] | None:
+        try:
+            return stage.run(config, report, functools.partial(_say, comm))
+        except stage.StoppedError:
+            return None
+
+    done = on_root(comm, "retrieving", work)
+    if done is None:
+        raise OutOfTime(
+            "retrieve was stopped; what came is kept, and the same command goes on with the rest"
+        )
+    return Result(*done)
+
+
 def composite(config: Config, comm: MPI.Comm, report: Report) -> Result:
     """Make the composites of all tiles and years."""
     from lcu import composite as stage
@@ -153,7 +171,7 @@ def _old_map(config: Config, comm: MPI.Comm, maps: Any) -> Callable[[str, Block]
 
 
 STAGES = {
-    "simulate": simulate, "composite": composite, "sample": sample, "train": train,
+    "simulate": simulate, "retrieve": retrieve, "composite": composite, "sample": sample, "train": train,
     "classify": classify, "assess": assess, "publish": publish,
 }  # fmt: skip
 
@@ -163,7 +181,7 @@ STAGES = {
 
 def run(config: Config, comm: MPI.Comm, names: Sequence[str]) -> int:
     """Run stages one after the other; every one of them resumes."""
-    beyond = [name for name in names if name not in ("simulate", "composite")]
+    beyond = [name for name in names if name not in ("simulate", "retrieve", "composite")]
     if config.composite.method == "acquisitions" and beyond:
         raise ConfigError(
             f"composite.method: acquisitions have days of their own in every pixel, which the stage {beyond[0]} "
@@ -319,6 +337,24 @@ def plan(config: Config, comm: MPI.Comm) -> int:
     return 0
 
 
+def what_to_retrieve(config: Config, comm: MPI.Comm) -> int:
+    """Print what `retrieve` would fetch, and what of it is here; nothing is written."""
+    from lcu import retrieve as stage
+
+    def work() -> list[Failure] | None:
+        try:
+            return stage.show(config, functools.partial(_say, comm))
+        except stage.StoppedError:
+            return None
+
+    failures = on_root(comm, "searching the catalogue", work)
+    if failures is None:
+        raise OutOfTime("the search was stopped; nothing was written")
+    for item in failures:
+        _say(comm, f"  {item.unit}: {item.reason}")
+    return 1 if failures else 0
+
+
 def status(config: Config, comm: MPI.Comm) -> int:
     """Print what is done, failed and left."""
     if comm.rank == 0:
@@ -411,6 +447,10 @@ def _parser() -> argparse.ArgumentParser:
             "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
             help="override a configuration key, e.g. run.seed=2",
         )  # fmt: skip
+        if name == "retrieve":
+            command.add_argument(
+                "--dry-run", action="store_true", help="only show what would be fetched"
+            )
     return parser
 
 
@@ -458,7 +498,7 @@ def main(comm: MPI.Comm, argv: Sequence[str] | None = None) -> int:
     from lcu.acquisition import AcquisitionError
 
     try:
-        return _dispatch(arguments.command, config, comm)
+        return _dispatch(arguments, config, comm)
     except OutOfTime as stop:
         log.info("%s", stop)
         return _complain(comm, str(stop), 3)
@@ -480,13 +520,17 @@ def _complain(comm: MPI.Comm, text: str, code: int) -> int:
     return code
 
 
-def _dispatch(command: str, config: Config, comm: MPI.Comm) -> int:
+def _dispatch(arguments: argparse.Namespace, config: Config, comm: MPI.Comm) -> int:
+    command = arguments.command
+    if command == "retrieve" and arguments.dry_run:
+        return what_to_retrieve(config, comm)
     if command == "plan":
         return plan(config, comm)
     if command == "status":
         return status(config, comm)
     if command == "run":
-        return run(config, comm, [name for name in STAGES if name != "simulate" or config.simulate])
+        left_out = {"retrieve"} | (set() if config.simulate else {"simulate"})
+        return run(config, comm, [name for name in STAGES if name not in left_out])
     return run(config, comm, [command])
 
 

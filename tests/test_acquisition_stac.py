@@ -77,6 +77,19 @@ def test_copernicus_data_space_item():
     assert band.path.startswith("s3://")
 
 
+def test_processings_are_told_apart_in_items_of_the_copernicus_data_space():
+    table = item({
+        "eopf:datatake_id": "GS2C_20250330T100051_002952_N05.11", "processing:version": "05.11",
+        "eopf:datastrip_id": "S2C_OPER_MSI_L2A_DS_2CPS_20250330T145914_S20250330T100435_N05.11",
+        "processing:datetime": "2025-03-30T14:59:14Z", "statistics": {"nodata": 2.37},
+    })  # fmt: skip
+    known = stac.identify(table, "x")
+    assert (known.datatake, known.baseline) == ("GS2C_20250330T100051", "05.11")
+    assert known.strip == stac.strip_start("_S20250330T100435") > 0
+    assert (known.generated, known.nodata) == ("2025-03-30T14:59:14Z", 2.37)
+    assert stac.identify(item({"processing:version": "1.2"}), "x").baseline == ""
+
+
 def test_earth_search_v1_keys_are_known():
     assets = {key: item()["assets"]["blue"] for key in stac.EARTH_SEARCH}
     entry = stac.parse(

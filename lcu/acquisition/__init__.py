@@ -5,10 +5,19 @@ two kinds of archive, `alignment` compares grids, `archive` finds what a run nee
 checks rasters, `tiles` decodes them, `read` reads blocks.
 """
 
-from lcu.acquisition.archive import find
-from lcu.acquisition.model import MASK, Acquisition, AcquisitionError, Band, harmonise
-from lcu.acquisition.rasters import close_all
+from lcu.acquisition.archive import examine, find, search
+from lcu.acquisition.model import (
+    MASK,
+    Acquisition,
+    AcquisitionError,
+    Band,
+    Found,
+    harmonise,
+    observations,
+)
+from lcu.acquisition.rasters import check_whole, close_all
 from lcu.acquisition.read import native_pixels, read_band, read_mask, read_mask_around
+from lcu.acquisition.stac import band_assets, identify
 from lcu.acquisition.tiles import TILE_MEMORY, Tiles, Tiling, Window, tiling_of
 
 __all__ = [
@@ -17,15 +26,22 @@ __all__ = [
     "Acquisition",
     "AcquisitionError",
     "Band",
+    "Found",
     "Tiles",
     "Tiling",
     "Window",
+    "band_assets",
+    "check_whole",
     "close_all",
+    "examine",
     "find",
     "harmonise",
+    "identify",
     "native_pixels",
+    "observations",
     "read_band",
     "read_mask",
     "read_mask_around",
+    "search",
     "tiling_of",
 ]

@@ -12,7 +12,14 @@ from urllib.parse import unquote, urlsplit
 from mpi4py import MPI
 
 from lcu.acquisition import alignment, rasters, safe, stac
-from lcu.acquisition.model import MASK, Acquisition, AcquisitionError, Band, Found
+from lcu.acquisition.model import (
+    MASK,
+    Acquisition,
+    AcquisitionError,
+    Band,
+    Found,
+    observations,
+)
 from lcu.config import Config
 from lcu.grid import Period, Tile
 from lcu.ranks import Failure, gather, mine, on_root, together
@@ -20,10 +27,6 @@ from lcu.ranks import Failure, gather, mine, on_root, together
 LOG = logging.getLogger(__name__)
 
 STAGE = "acquisition"
-
-# Two products of one datatake and tile show the same ground when their datastrips start within
-# these seconds; further apart, they are the two sides of a tile that two ground stations received.
-SAME_STRIP = 10.0
 
 Result = tuple[dict[str, list[Acquisition]], dict[str, Tile], list[Failure]]
 
@@ -54,7 +57,7 @@ def find(config: Config, comm: MPI.Comm) -> Result:
     """
     sources, failures = on_root(comm, "searching the archive", search, config)
     with together(comm, "reading the metadata of the archive"):
-        results = [result for source in mine(sources, comm) for result in _examine(source, config)]
+        results = [result for source in mine(sources, comm) for result in examine(source, config)]
     gathered = gather(results, comm)
     failures += [result for result in gathered if isinstance(result, Failure)]
     found = [result for result in gathered if isinstance(result, Found)]
@@ -169,7 +172,7 @@ def _json(path: str) -> dict:
     return safe.read_json(safe.Files(folder, "", ()).read(name), path)
 
 
-def _examine(source: str, config: Config) -> list[Found | Failure]:
+def examine(source: str, config: Config) -> list[Found | Failure]:
     """Read the metadata of one source; a fault gives a Failure, what nobody asked for nothing."""
     results: list[Found | Failure] = []
     unit = os.path.basename(source)
@@ -254,7 +257,7 @@ def _newest(found: list[Found], config: Config, say: Callable[..., None]) -> lis
         )
 
     kept = []
-    for group in _observations(found):
+    for group in observations(found, _identity):
         best = max(group, key=merit)
         kept.append(best.acquisition)
         for other in group:
@@ -269,24 +272,8 @@ def _newest(found: list[Found], config: Config, say: Callable[..., None]) -> lis
     return kept
 
 
-def _observations(found: list[Found]) -> Iterator[list[Found]]:
-    """Group the products that show the same ground at the same time."""
-    group: list[Found] = []
-    for entry in sorted(
-        found, key=lambda one: (one.acquisition.tile, one.datatake, one.strip, one.acquisition.id)
-    ):
-        same = (
-            group
-            and (entry.acquisition.tile, entry.datatake)
-            == (group[-1].acquisition.tile, group[-1].datatake)
-            and entry.strip - group[-1].strip <= SAME_STRIP
-        )
-        if group and not same:
-            yield group
-            group = []
-        group.append(entry)
-    if group:
-        yield group
+def _identity(entry: Found) -> tuple[str, str, float, str]:
+    return entry.acquisition.tile, entry.datatake, entry.strip, entry.acquisition.id
 
 
 def _by_tile(

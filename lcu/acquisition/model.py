@@ -9,8 +9,10 @@ import hashlib
 import math
 import os
 import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import numpy as np
 
@@ -30,6 +32,12 @@ DEFAULT_SCALE = 1e-4
 # Processing baseline 04.00 shifted the digital numbers by 1000 to keep negative reflectance.
 FIRST_SHIFTED_BASELINE = "04.00"
 SHIFT = -1000
+
+# Two products of one datatake and tile show the same ground when their datastrips start within
+# these seconds; further apart, they are the two sides of a tile that two ground stations received.
+SAME_STRIP = 10.0
+
+Entry = TypeVar("Entry")
 
 
 class AcquisitionError(ValueError):
@@ -129,6 +137,26 @@ class Found:
     datatake: str
     strip: float
     generated: str
+
+
+def observations(
+    entries: Iterable[Entry], identify: Callable[[Entry], tuple[str, str, float, str]]
+) -> Iterator[list[Entry]]:
+    """Group products that show the same ground at the same time.
+
+    `identify` returns tile, datatake, start of the datastrip (seconds) and id of a product.
+    """
+    group: list[Entry] = []
+    for entry in sorted(entries, key=identify):
+        tile, datatake, strip, _ = identify(entry)
+        if group:
+            *last, last_strip, _ = identify(group[-1])
+            if last != [tile, datatake] or strip - last_strip > SAME_STRIP:
+                yield group
+                group = []
+        group.append(entry)
+    if group:
+        yield group
 
 
 def harmonise(numbers: np.ndarray, scale: float, offset: float, nodata: int) -> np.ndarray:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -60,34 +62,98 @@ def parse(
     AcquisitionError
         Naming the item, what was found and what was expected.
     """
+    known = identify(item, source)
+    bands = {
+        name: _band(name, asset, item, source, offset)
+        for name, asset in sorted(band_assets(item, source).items())
+        if name in wanted
+    }
+    acquisition = Acquisition(
+        id=known.id,
+        tile=known.tile,
+        time=known.time,
+        platform=known.platform,
+        level=known.level,
+        baseline=known.baseline,
+        cloud_cover=known.cloud_cover,
+        mask=bands.pop(MASK, None),
+        bands=bands,
+        source=source,
+    )
+    return Found(acquisition, known.datatake, known.strip, known.generated)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What an item says of its acquisition, pixels apart; see `Acquisition` and `Found`.
+
+    Attributes
+    ----------
+    nodata : float
+        Percent of the tile without data (beside the swath); 0 where the item does not say.
+    """
+
+    id: str
+    tile: str
+    time: datetime
+    platform: str
+    level: str
+    baseline: str
+    cloud_cover: float | None
+    nodata: float
+    datatake: str
+    strip: float
+    generated: str
+
+
+def identify(item: dict[str, Any], source: str) -> Identity:
+    """Read the properties of one item, as ``s2:`` or (Copernicus Data Space) ``eopf:`` names them.
+
+    Raises
+    ------
+    AcquisitionError
+        Naming the item, what was found and what was expected.
+    """
     if not isinstance(item.get("id"), str) or not item["id"]:
         raise AcquisitionError(
             f"{source}: id is {item.get('id')!r}, expected the text id of a STAC item"
         )
     properties = _table(item, "properties", source)
-    bands = {
-        name: _band(name, asset, item, source, offset)
-        for name, asset in sorted(_assets(item, source).items())
-        if name in wanted
-    }
-    stated = properties.get("s2:processing_baseline")
     cloud = properties.get("eo:cloud_cover")
     platform, time = str(properties.get("platform") or "").lower(), _time(properties, source)
-    acquisition = Acquisition(
+    datatake = properties.get("s2:datatake_id") or properties.get("eopf:datatake_id")
+    strip = properties.get("s2:datastrip_id") or properties.get("eopf:datastrip_id")
+    generated = properties.get("s2:generation_time") or properties.get("processing:datetime")
+    return Identity(
         id=item["id"],
         tile=_tile(item, properties, source),
         time=time,
         platform=platform,
         level=_level(item, properties),
-        baseline="" if stated is None else parse_baseline(stated, source),
+        baseline=_baseline(properties, source),
         cloud_cover=None if cloud is None else parse_number(cloud, "eo:cloud_cover", source),
-        mask=bands.pop(MASK, None),
-        bands=bands,
-        source=source,
+        nodata=_nodata(properties, source),
+        datatake=datatake_key(datatake) or f"{platform} {time.isoformat()}",
+        strip=strip_start(strip),
+        generated=str(generated or ""),
     )
-    datatake = datatake_key(properties.get("s2:datatake_id")) or f"{platform} {time.isoformat()}"
-    strip = strip_start(properties.get("s2:datastrip_id"))
-    return Found(acquisition, datatake, strip, str(properties.get("s2:generation_time") or ""))
+
+
+def _baseline(properties: dict[str, Any], source: str) -> str:
+    stated = properties.get("s2:processing_baseline")
+    if stated is not None:
+        return parse_baseline(stated, source)
+    # Elsewhere this is the version of any software.
+    version = properties.get("processing:version") if "eopf:datatake_id" in properties else None
+    return "" if version is None else parse_baseline(version, source)
+
+
+def _nodata(properties: dict[str, Any], source: str) -> float:
+    statistics = properties.get("statistics")
+    stated = properties.get("s2:nodata_pixel_percentage")
+    if stated is None and isinstance(statistics, dict):
+        stated = statistics.get("nodata")
+    return 0.0 if stated is None else parse_number(stated, "share without data", source)
 
 
 def _table(parent: dict[str, Any], key: str, source: str) -> dict[str, Any]:
@@ -124,7 +190,7 @@ def _level(item: dict[str, Any], properties: dict[str, Any]) -> str:
     return "L1C" if any("1C" in str(hint).upper() for hint in hints) else "L2A"
 
 
-def _assets(item: dict[str, Any], source: str) -> dict[str, dict[str, Any]]:
+def band_assets(item: dict[str, Any], source: str) -> dict[str, dict[str, Any]]:
     """Return the asset of each band: rather named by its key, rather at its native resolution."""
     ranked = []
     for key, asset in _table(item, "assets", source).items():
