@@ -124,7 +124,17 @@ def run_curl(folder: Path, url: str, paths: list[str]) -> tuple[float, float]:
         word for number, path in enumerate(paths) for word in ("-o", f"{number}.zip", url + path)
     ]
     return timed(
-        ["curl", "-sS", "--no-progress-meter", "--fail", "--parallel", "--parallel-max", str(STREAMS), *files], folder
+        [
+            "curl",
+            "-sS",
+            "--no-progress-meter",
+            "--fail",
+            "--parallel",
+            "--parallel-max",
+            str(STREAMS),
+            *files,
+        ],
+        folder,
     )
 
 
@@ -206,11 +216,7 @@ def write_page(rows: list[dict[str, str]]) -> None:
         f"{float(row['share_of_curl']):.3f} | {float(row['cpu_seconds_per_gigabyte']):.2f} |"
         for row in rows
     ]
-    text = record.PAGE.read_text()
-    before, rest = text.split(BEGIN)
-    record.PAGE.write_text(
-        before + BEGIN + "\n" + "\n".join(lines) + "\n\n" + END + rest.split(END)[1]
-    )
+    record.put(record.PAGE, BEGIN, END, "\n".join(lines))
 
 
 def main() -> None:
