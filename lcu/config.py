@@ -356,10 +356,20 @@ class Train:
         check=_between(1e-8, 10),
     )
     warmup: float = key("Networks: epochs in which the rate rises.", 2.0, check=_at_least(0))
-    weight_decay: float = key("Networks: weight decay of AdamW.", 0.01, check=_at_least(0))
+    optimiser: str = key(
+        "Networks: what takes the steps; LAMB is for batches of thousands.",
+        "adamw",
+        allowed=("adamw", "lamb"),
+    )
+    weight_decay: float = key("Networks: weight decay.", 0.01, check=_at_least(0))
     clip: float = key("Networks: longest gradient.", 1.0, check=_at_least(1e-6))
     label_smoothing: float = key(
         "Networks: share of a label that goes to all classes.", 0.1, check=_between(0, 0.9)
+    )
+    search: int = key(
+        "Networks: sets of settings that are tried before training, most of them for few epochs; 0: none.",
+        0,
+        check=_at_least(0),
     )
     compression: str = key(
         "Networks: how gradients travel between ranks.", "none", allowed=("none", "fp16")

@@ -20,6 +20,7 @@ import torch
 from lcu import config as configuration
 from lcu.publish import curves
 from lcu.store import SAMPLES
+from lcu.train.search import drawn, rounds
 from tests.compare import differences
 from tests.conftest import ENVIRONMENT, ROOT, Mpirun, lcu
 
@@ -172,8 +173,8 @@ def test_killed_and_started_again_training_ends_with_the_same_weights(
 
 def same_model(one: Path, other: Path) -> bool:
     """Tell whether two runs hold the same model: tensors and description, not the timings."""
-    found = differences(one, other)
-    return [text for text in found if not text.startswith("model/training.csv")] == []
+    timed = ("model/training.csv", "model/search.csv")
+    return [text for text in differences(one, other) if not text.startswith(timed)] == []
 
 
 @pytest.mark.parametrize("by", ["run.time_limit", "Slurm"])
@@ -227,7 +228,7 @@ def test_any_number_of_ranks_trains_nearly_the_same_network(
         ("train.model=svm-ensemble", "train.members=3"),
         ("train.model=random-forest", "train.trees=20"),
         ("train.model=lstm", "train.carry_state=true", "train.epochs=1"),
-        ("train.model=tempcnn", "train.series=masked", "train.epochs=1"),
+        ("train.model=tempcnn", "train.series=masked", "train.epochs=1", "train.optimiser=lamb"),
         ("train.model=transformer", "train.series=masked", "train.heads=2", "train.epochs=1"),
         ("train.model=ltae", "train.hidden=32", "train.epochs=1", "train.compression=fp16"),
     ],
@@ -239,6 +240,42 @@ def test_every_model_is_trained_behind_the_same_key(
     said = lcu(mpirun, 2, "train", table, another(table, name), *sets)
     assert f"{sets[0].split('=')[1]}, agreement with the old map" in said
     assert about(table / name)["classes"] == [1, 2, 8]
+
+
+# --- search ---------------------------------------------------------------------------------------
+
+
+def test_a_search_tries_settings_side_by_side_and_trains_the_best_in_full(
+    table: Path, mpirun: Mpirun
+) -> None:
+    sets = ("train.search=4", "train.epochs=9", "train.hidden=16")
+    stopped = another(table, "run-search-stopped")
+    said = lcu(mpirun, 2, "train", table, stopped, *sets, "run.time_limit=0", code=3)
+    assert "stopped in time while searching" in said
+    lcu(mpirun, 2, "train", table, stopped, *sets)
+    lcu(mpirun, 2, "train", table, another(table, "run-search"), *sets)
+    assert same_model(table / "run-search", table / "run-search-stopped")
+    folder = table / "run-search" / "model"
+    with (folder / "search.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["trial"], row["epochs"]) for row in rows[:4]] == [(f"{n}", "1") for n in range(4)]
+    assert len(rows) == 5 and rows[4]["epochs"] == "3" and {row["hidden"] for row in rows} == {"16"}
+    best = max(rows[:4], key=lambda row: (float(row["macro_f1"]), -int(row["trial"])))
+    assert rows[4]["trial"] == best["trial"]
+    told = about(table / "run-search")
+    assert told["settings"]["batch"] == int(best["batch"])
+    assert told["architecture"]["shape"]["layers"] == int(best["layers"])
+    assert not (folder / "trials").exists() and not (folder / "checkpoint.pt").exists()
+
+
+def test_settings_that_the_configuration_names_are_not_searched(table: Path) -> None:
+    train = configuration.load(table / "run.toml", ["train.search=20"]).train
+    found = drawn(train, 1)
+    assert len(found) == 20 and drawn(train, 1) == found != drawn(train, 2)
+    for name in ("hidden", "layers", "learning_rate"):
+        assert {getattr(one, name) for one in found} == {getattr(train, name)}
+    assert len({one.dropout for one in found}) > 10 and len({one.batch for one in found}) == 4
+    assert rounds(20, 40) == [1, 4, 13] and rounds(1, 40) == [13] and rounds(27, 2) == [1]
 
 
 # --- models of other runs -------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from lcu.config import Train
 from lcu.ranks import RankError
 from lcu.train import distributed, loop, networks
 from lcu.train.distributed import Distribution
+from lcu.train.lamb import Lamb
 from lcu.train.layers import Network, encoding
 from lcu.train.loop import Examples, State
 from lcu.train.series import Cut
@@ -155,7 +156,7 @@ def fit(train: Train, data: Examples, checked: Examples, **more: object) -> tupl
     optimiser = loop.optimiser_of(net, train, alone)
     state = loop.fit(
         net, data, checked, train, 1, alone, MPI.COMM_SELF,
-        state=State(), optimiser=optimiser, **{"after_epoch": lambda state: None} | more,
+        until=train.epochs, state=State(), optimiser=optimiser, **{"after_epoch": lambda state: None} | more,
     )  # fmt: skip
     return net, state
 
@@ -276,3 +277,29 @@ def test_auto_takes_horovod_on_several_ranks_and_nothing_on_one() -> None:
 def test_none_is_refused_on_several_ranks() -> None:
     with pytest.raises(RankError, match="train.distributed is none"):
         distributed.start("none", COMM)
+
+
+# --- optimisers -----------------------------------------------------------------------------------
+
+
+def test_lamb_takes_the_steps_of_the_published_algorithm() -> None:
+    random = np.random.default_rng(1)
+    weights = random.normal(size=(7, 3))
+    zeros, rate, decay = np.zeros(4), 0.02, 0.1
+    tensors = [torch.tensor(weights, requires_grad=True), torch.tensor(zeros, requires_grad=True)]
+    optimiser = Lamb(tensors, lr=rate, weight_decay=decay)
+    expected, means, squares = [weights.copy(), zeros.copy()], [0.0, 0.0], [0.0, 0.0]
+    for step in range(1, 6):
+        for place, tensor in enumerate(tensors):
+            gradient = random.normal(size=tuple(tensor.shape))
+            tensor.grad = torch.tensor(gradient)
+            means[place] = 0.9 * means[place] + 0.1 * gradient
+            squares[place] = 0.999 * squares[place] + 0.001 * gradient**2
+            root = np.sqrt(squares[place] / (1 - 0.999**step)) + 1e-6
+            way = means[place] / (1 - 0.9**step) / root + decay * expected[place]
+            length = np.linalg.norm(expected[place])
+            trust = length / np.linalg.norm(way) if length > 0 else 1.0
+            expected[place] = expected[place] - rate * trust * way
+        optimiser.step()
+    for tensor, wanted in zip(tensors, expected, strict=True):
+        np.testing.assert_allclose(tensor.detach().numpy(), wanted, rtol=1e-9)

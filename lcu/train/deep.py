@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from mpi4py import MPI
-from torch.optim import Optimizer
 
-from lcu import store
 from lcu.config import Config
-from lcu.deadline import OutOfTime, seconds_left
-from lcu.ranks import on_root, together
+from lcu.ranks import together
 from lcu.sample import Samples
 from lcu.sample.draw import TEST, TRAINING, VALIDATION
-from lcu.train import distributed, loop, networks
+from lcu.train import checkpoint, distributed, loop, networks
 from lcu.train.layers import Network
-from lcu.train.loop import Examples, State, TrainError
-from lcu.train.model import write_tensors
+from lcu.train.loop import Examples, TrainError
+from lcu.train.search import search
 from lcu.train.series import Cut, Windows, normalisation, standardised
 from lcu.train.yearly import WEIGHT_POWER
 
-log = logging.getLogger(__name__)
+# Settings that a search may choose.
+SETTINGS = ("learning_rate", "batch")
 
 
 def train(
@@ -34,25 +30,22 @@ def train(
     """Return what the network is (architecture, years, scores) and its tensors, on every rank."""
     with together(comm, "preparing the training data"):
         parts, years, numbers = prepare(config, samples, classes)
-        description = networks.describe(
-            config.train, len(config.composite.bands), parts[0].values.shape[2], len(classes)
-        )
     settings = networks.with_rate(config.train)
+    if config.train.search:
+        settings = search(config, comm, parts[:2], len(classes), mark, report)
+    bands, times = parts[0].values.shape[3], parts[0].values.shape[2]
+    description = networks.describe(settings, bands, times, len(classes))
     distribution = distributed.start(config.train.distributed, comm, config.train.compression)
-    torch.manual_seed(config.run.seed)
-    network = networks.build(description).to(distribution.device)
     learned, checked, held = (part.to(distribution.device, torch.float32) for part in parts)
-    optimiser = loop.optimiser_of(network, settings, distribution)
-    keeper = Keeper(config, comm, mark, network, optimiser, report)
-    state = keeper.resume()
-    loop.fit(
-        network, learned, checked, settings, config.run.seed, distribution, comm,
-        state=state, optimiser=optimiser, after_epoch=keeper.after_epoch,
+    network, state = checkpoint.fit(
+        description, (learned, checked), settings, config.run, comm, distribution,
+        config.directory / "model", mark, report, until=settings.epochs,
     )  # fmt: skip
     scores, matrix = _scores(network, held, years, comm)
     distribution.close()
     about = {
         "architecture": description,
+        "settings": {name: getattr(settings, name) for name in SETTINGS},
         "series": config.train.series,
         "parameters": networks.parameters(network),
         "normalisation": {name: value.tolist() for name, value in numbers.items()},
@@ -151,83 +144,3 @@ def _scores(
 def _plain(value: float) -> float | None:
     """Return a number that JSON knows."""
     return value if np.isfinite(value) else None
-
-
-# --- checkpoints ----------------------------------------------------------------------------------
-
-
-class Keeper:
-    """Writes a checkpoint after every epoch, reads it at the start, and stops in time.
-
-    Parameters
-    ----------
-    mark : str
-        Fingerprint of the model in the making; a checkpoint of another is not used.
-    """
-
-    def __init__(
-        self, config: Config, comm: MPI.Comm, mark: str, network: Network, optimiser: Optimizer,
-        report: Any,
-    ) -> None:  # fmt: skip
-        self._config, self._comm, self._mark, self._report = config, comm, mark, report
-        self._network, self._optimiser = network, optimiser
-
-    def resume(self) -> State:
-        """Take network and optimiser from the checkpoint, where there is one of this model."""
-        path = checkpoint(self._config.directory)
-        content = on_root(self._comm, f"reading {path}", _read, path, self._mark)
-        if content is None:
-            return State()
-        self._network.load_state_dict(content["network"])
-        # Horovod's broadcast_optimizer_state would take a step with a fresh Adam: each rank loads it.
-        self._optimiser.load_state_dict(content["optimiser"])
-        log.info("goes on after epoch %d", content["state"]["epoch"])
-        return State(**content["state"])
-
-    def after_epoch(self, state: State) -> None:
-        """Save; say how it goes; end the training where time runs out."""
-        on_root(self._comm, "writing a checkpoint", self._write, state)
-        row = state.history[-1]
-        self._report(
-            state.epoch, self._config.train.epochs,
-            f"epochs, loss {row['loss']:.4f}, macro F1 {row['macro_f1']:.4f} (best {state.best:.4f}), "
-            f"{row['samples_per_second']:.0f} samples/s",
-        )  # fmt: skip
-        log.info(
-            "epoch %d: loss %.5f, macro F1 %.4f, %.0f samples/s",
-            state.epoch, row["loss"], row["macro_f1"], row["samples_per_second"],
-        )  # fmt: skip
-        longest = max(row["seconds"] for row in state.history)
-        left = self._comm.bcast(seconds_left(self._config.run), root=0)
-        going_on = (
-            state.epoch < self._config.train.epochs
-            and state.epoch - state.best_epoch < self._config.train.patience
-        )
-        if going_on and left < 1.5 * longest:
-            raise OutOfTime(
-                f"stopped in time after epoch {state.epoch} of {self._config.train.epochs}; start the same "
-                "command again to go on"
-            )
-
-    def _write(self, state: State) -> None:
-        folder = self._config.directory / "model"
-        content = {
-            "mark": self._mark,
-            "network": self._network.state_dict(),
-            "optimiser": self._optimiser.state_dict(),
-            "state": vars(state),
-        }
-        write_tensors(checkpoint(self._config.directory), content)
-        store.write_text(folder / "training.csv", "\n".join(loop.rows(state.history)) + "\n")
-
-
-def checkpoint(directory: Path) -> Path:
-    """Return where the checkpoint of a run lies."""
-    return directory / "model" / "checkpoint.pt"
-
-
-def _read(path: Path, mark: str) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    content = torch.load(path, weights_only=True, map_location="cpu")
-    return content if content["mark"] == mark else None

@@ -24,6 +24,7 @@ from torch.optim import AdamW, Optimizer
 from lcu.config import Train
 from lcu.ranks import together
 from lcu.train.distributed import Distribution
+from lcu.train.lamb import Lamb
 from lcu.train.layers import BatchNorm, Network
 
 Tensor = torch.Tensor
@@ -100,12 +101,13 @@ class State:
 
 
 def optimiser_of(network: Network, train: Train, distribution: Distribution) -> Optimizer:
-    """Return AdamW (Loshchilov and Hutter 2019, ICLR), its gradients summed over the ranks."""
+    """Return AdamW (Loshchilov and Hutter 2019, ICLR) or LAMB, its gradients summed over the ranks."""
     for module in network.modules():
         if isinstance(module, BatchNorm):
             module.add = distribution.sum if distribution.size > 1 else None
     distribution.broadcast(network)
-    optimiser = AdamW(network.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay)
+    kind = {"adamw": AdamW, "lamb": Lamb}[train.optimiser]
+    optimiser = kind(network.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay)
     return distribution.wrap(optimiser, network, train.accumulate)
 
 
@@ -118,11 +120,12 @@ def fit(
     distribution: Distribution,
     comm: MPI.Comm,
     *,
+    until: int,
     state: State,
     optimiser: Optimizer,
     after_epoch: Callable[[State], None],
 ) -> State:
-    """Train until the validation samples are got right no better for `train.patience` epochs.
+    """Train until the validation samples are got right no better for `train.patience` epochs, or epoch `until`.
 
     Parameters
     ----------
@@ -142,7 +145,7 @@ def fit(
         check_batch(len(learned), train, distribution)
     if not state.weights:
         state.weights = copy.deepcopy(network.state_dict())
-    while state.epoch < train.epochs and state.epoch - state.best_epoch < train.patience:
+    while goes_on(state, train, until):
         begun = time.perf_counter()
         losses = train_epoch(network, optimiser, learned, state.epoch, train, seed, distribution)
         with together(comm, "training"):
@@ -174,6 +177,11 @@ def fit(
         after_epoch(state)
     network.load_state_dict(state.weights)
     return state
+
+
+def goes_on(state: State, train: Train, until: int) -> bool:
+    """Tell whether another epoch is wanted."""
+    return state.epoch < until and state.epoch - state.best_epoch < train.patience
 
 
 def check_batch(count: int, train: Train, distribution: Distribution) -> None:

@@ -34,12 +34,15 @@ def with_rate(train: Train) -> Train:
     return replace(train, learning_rate=USUAL_RATE[train.model])
 
 
+def shape_of(train: Train) -> dict[str, Any]:
+    """Return width, depth and the like: what is usual for the model where nothing is given."""
+    given = {name: getattr(train, name) for name in USUAL[train.model]}
+    return USUAL[train.model] | {name: value for name, value in given.items() if value is not None}
+
+
 def describe(train: Train, bands: int, times: int, classes: int) -> dict[str, Any]:
     """Return everything that `build` needs, as plain values."""
-    shape = dict(USUAL[train.model])
-    for name in shape:
-        given = getattr(train, name)
-        shape[name] = shape[name] if given is None else given
+    shape = shape_of(train)
     shape["position"] = train.position
     if train.model == "lstm":
         shape |= {"bidirectional": train.bidirectional, "carry": train.carry_state}

@@ -19,7 +19,7 @@ from lcu.legend import NODATA
 from lcu.ranks import on_root, together
 from lcu.sample import Samples
 from lcu.sample.draw import TEST, TRAINING
-from lcu.train import deep, yearly
+from lcu.train import checkpoint, deep, yearly
 from lcu.train import model as models
 from lcu.train.loop import TrainError
 from lcu.train.networks import NETWORKS
@@ -82,11 +82,7 @@ def _train(config: Config, comm: MPI.Comm, samples: Samples, mark: str, report: 
         own, tensors = yearly.train(config, comm, samples, classes, report)
     about = _about(config, samples.fingerprint, mark) | {"classes": classes} | own
     on_root(comm, "writing the model", models.save, models.Model(about, tensors), config.directory)
-    on_root(comm, "removing the checkpoint", _forget, deep.checkpoint(config.directory))
-
-
-def _forget(path: Path) -> None:
-    path.unlink(missing_ok=True)
+    on_root(comm, "removing checkpoints", checkpoint.forget, config.directory / "model")
 
 
 def learnable(samples: Samples, *, is_network: bool) -> list[int]:
