@@ -112,7 +112,7 @@ def test_a_missing_year_follows_from_the_others() -> None:
 
 
 def test_one_doubtful_year_is_noise_and_a_lasting_difference_is_change() -> None:
-    one, other = (0.95, 0.05), (0.05, 0.95)
+    one, other = (0.99, 0.01), (0.01, 0.99)
     noise = most_likely_years(pixel(one, one, other, one, one), STABLE)
     change = most_likely_years(pixel(one, one, other, other, other), STABLE)
     assert noise.ravel().tolist() == [0, 0, 0, 0, 0]
