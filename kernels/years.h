@@ -17,6 +17,8 @@
 /* What is inlined is compiled for the processor of its caller. */
 #define LCU_INLINE static inline __attribute__((always_inline))
 
+#pragma GCC diagnostic ignored "-Wpsabi" /* vectors are passed to inlined functions only */
+
 #define LCU_STRIP 64    /* pixels that are worked on at once */
 #define LCU_LANES 16    /* pixels of a vector: the widest there are */
 #define LCU_TOGETHER 4  /* classes whose best step is sought at once */
@@ -26,8 +28,8 @@
 /* What is decoded. */
 typedef struct {
     const float *probability; /* [year][class][pixel], NaN = missing */
-    const float *transition;  /* [from][to] */
-    const float *reverse;     /* [to][from], the same */
+    const float *transition;  /* [year - 1][from][to] */
+    const float *reverse;     /* [year - 1][to][from], the same */
     long years, classes, pixels;
 } lcu_years;
 
@@ -150,7 +152,7 @@ LCU_INLINE void lcu_step_back(const float *values, const float *transition, int3
 
 /* The most likely sequence of classes of a strip (Viterbi), to labels [year][pixel]. */
 LCU_CLONES static void lcu_decode_strip(const lcu_years *in, long first, uint8_t *labels, float *scratch) {
-    long classes = in->classes, size = classes * LCU_STRIP;
+    long classes = in->classes, size = classes * LCU_STRIP, square = classes * classes;
     long width = in->pixels - first < LCU_STRIP ? in->pixels - first : LCU_STRIP;
     float *values = scratch, *own = scratch + in->years * size; /* [year][class][strip]; [class][strip] */
     int32_t seen[LCU_STRIP], any[LCU_STRIP], label[LCU_STRIP];
@@ -159,13 +161,13 @@ LCU_CLONES static void lcu_decode_strip(const lcu_years *in, long first, uint8_t
         float *now = values + year * size;
         lcu_take(in, year, first, width, own, seen);
         for (int x = 0; x < LCU_STRIP; ++x) any[x] |= seen[x];
-        if (year > 0) lcu_best_step(now - size, in->reverse, now, classes);
+        if (year > 0) lcu_best_step(now - size, in->reverse + (year - 1) * square, now, classes);
         else for (long i = 0; i < size; ++i) now[i] = 1;
         lcu_join(own, now, classes);
     }
     for (long year = in->years - 1; year >= 0; --year) {
         float *now = values + year * size;
-        if (year < in->years - 1) lcu_step_back(now, in->transition, label, classes);
+        if (year < in->years - 1) lcu_step_back(now, in->transition + year * square, label, classes);
         else { /* the last year alone: the best of its values */
             float most[LCU_STRIP];
             for (int x = 0; x < LCU_STRIP; ++x) most[x] = 0;
@@ -185,7 +187,7 @@ LCU_CLONES static void lcu_decode_strip(const lcu_years *in, long first, uint8_t
 LCU_CLONES static void lcu_posterior_strip(
     const lcu_years *in, long first, float *posterior, float *change, float *scratch
 ) {
-    long classes = in->classes, size = classes * LCU_STRIP;
+    long classes = in->classes, size = classes * LCU_STRIP, square = classes * classes;
     long width = in->pixels - first < LCU_STRIP ? in->pixels - first : LCU_STRIP;
     float *forward = scratch, *own = forward + in->years * size; /* both [year][class][strip] */
     float *after = own + in->years * size, *step = after + size;  /* both [class][strip] */
@@ -193,7 +195,7 @@ LCU_CLONES static void lcu_posterior_strip(
     for (long year = 0; year < in->years; ++year) {
         float *now = forward + year * size;
         lcu_take(in, year, first, width, own + year * size, seen);
-        if (year > 0) lcu_sum_step(now - size, in->reverse, now, classes);
+        if (year > 0) lcu_sum_step(now - size, in->reverse + (year - 1) * square, now, classes);
         else for (long i = 0; i < size; ++i) now[i] = 1;
         lcu_join(own + year * size, now, classes);
     }
@@ -202,14 +204,15 @@ LCU_CLONES static void lcu_posterior_strip(
         float *now = forward + year * size, sum[LCU_STRIP];
         if (year < in->years - 1) {
             float same[LCU_STRIP], all[LCU_STRIP];
+            const float *transition = in->transition + year * square;
             /* `after` holds own x after of the next year: to this year's classes by the transitions. */
-            lcu_sum_step(after, in->transition, step, classes);
+            lcu_sum_step(after, transition, step, classes);
             for (int x = 0; x < LCU_STRIP; ++x) same[x] = all[x] = 0;
             for (long c = 0; c < classes; ++c)
                 for (int x = 0; x < LCU_STRIP; ++x) {
                     float value = now[c * LCU_STRIP + x];
                     all[x] += value * step[c * LCU_STRIP + x];
-                    same[x] += value * in->transition[c * classes + c] * after[c * LCU_STRIP + x];
+                    same[x] += value * transition[c * classes + c] * after[c * LCU_STRIP + x];
                 }
             for (long x = 0; x < width; ++x) {
                 float moved = all[x] > 0 ? (all[x] - same[x]) / all[x] : 1;

@@ -29,21 +29,21 @@ cdef extern from "years.h" nogil:
 
 cdef lcu_years data_of(
     const float[:, :, ::1] probability,  # IN  [year, class, pixel], NaN = missing
-    const float[:, ::1] transition,      # IN  [from, to]
-    const float[:, ::1] reverse,         # IN  [to, from], the same
+    const float[:, :, ::1] transition,   # IN  [year - 1, from, to]; a row of anything where there is one year
+    const float[:, :, ::1] reverse,      # IN  [year - 1, to, from], the same
 ):
     """Say where everything lies."""
     cdef lcu_years data
     data.probability = &probability[0, 0, 0]
-    data.transition, data.reverse = &transition[0, 0], &reverse[0, 0]
+    data.transition, data.reverse = &transition[0, 0, 0], &reverse[0, 0, 0]
     data.years, data.classes, data.pixels = probability.shape[0], probability.shape[1], probability.shape[2]
     return data
 
 
 def decode(
     const float[:, :, ::1] probability,
-    const float[:, ::1] transition,
-    const float[:, ::1] reverse,
+    const float[:, :, ::1] transition,
+    const float[:, :, ::1] reverse,
     uint8_t[:, ::1] labels,  # OUT  [year, pixel]
     int threads,
 ):
@@ -60,8 +60,8 @@ def decode(
 
 def posterior(
     const float[:, :, ::1] probability,
-    const float[:, ::1] transition,
-    const float[:, ::1] reverse,
+    const float[:, :, ::1] transition,
+    const float[:, :, ::1] reverse,
     float[:, :, ::1] classes,  # OUT  [year, class, pixel]
     float[:, ::1] change,      # OUT  [year - 1, pixel]; a row of anything where there is one year
     int threads,

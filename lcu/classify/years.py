@@ -26,8 +26,9 @@ def most_likely_years(
     probability : ndarray[year, class, y, x], float32
         How likely a year's observations are where the class is so, in any unit, not negative. A year
         with NaN in any class, or with 0 in all, is missing: its class follows from the others.
-    transition : ndarray[from, to], float
-        Probability that a class is followed by another in the next year.
+    transition : ndarray[from, to] or ndarray[year - 1, from, to], float
+        Probability that a class is followed by another in the next year; one matrix for all years, or one
+        for each step.
     threads : int
         Threads over pixels; the result does not depend on it.
 
@@ -80,7 +81,7 @@ def posterior_of_years(
 def _prepare(
     probability: np.ndarray, transition: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return probability [year, class, pixel], transition [from, to] and [to, from], all float32."""
+    """Return probability [year, class, pixel], transition [step, from, to] and [step, to, from], float32."""
     if probability.ndim != 4 or not probability.shape[0]:
         raise ValueError(
             f"probability must be [year, class, y, x] of a year at least, found {probability.shape}"
@@ -88,15 +89,18 @@ def _prepare(
     classes = probability.shape[1]
     if not 1 <= classes <= MOST_CLASSES:
         raise ValueError(f"1 to {MOST_CLASSES} classes are expected, found {classes}")
-    if np.shape(transition) != (classes, classes):
-        raise ValueError(
-            f"transition must be [{classes}, {classes}] for {classes} classes, found {np.shape(transition)}"
-        )
     matrix = np.ascontiguousarray(transition, np.float32)
+    steps = max(len(probability) - 1, 1)
+    if matrix.shape not in ((classes, classes), (steps, classes, classes)):
+        raise ValueError(
+            f"transition must be [{classes}, {classes}] or [{steps}, {classes}, {classes}] for {len(probability)} "
+            f"years of {classes} classes, found {matrix.shape}"
+        )
     if not (np.isfinite(matrix).all() and (matrix >= 0).all()):
         raise ValueError("transition must hold finite numbers from 0 on")
+    forth = np.ascontiguousarray(np.broadcast_to(matrix, (steps, classes, classes)))
     flat = np.ascontiguousarray(probability, np.float32).reshape(*probability.shape[:2], -1)
-    return flat, matrix, np.ascontiguousarray(matrix.T)
+    return flat, forth, np.ascontiguousarray(forth.transpose(0, 2, 1))
 
 
 def _threads(threads: int) -> int:
