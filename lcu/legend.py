@@ -21,6 +21,9 @@ import numpy as np
 
 NODATA = 255
 OUTSIDE = 254
+# In layers of changes: there is none; and: there was no class before.
+UNCHANGED = 253
+UNKNOWN = 252
 LARGEST_VALUE = 250
 
 LEGENDS = Path(__file__).parent / "legends"
