@@ -24,7 +24,7 @@ from mpi4py import MPI
 from osgeo import gdal
 
 from lcu import config as configuration
-from lcu.classify import consistency, evidence, most_likely_years
+from lcu.classify import consistency, most_likely_years
 from lcu.classify.stage import marks_of
 from lcu.composite import Composites
 from lcu.config import Config
