@@ -50,7 +50,6 @@ years = {years}
 size = 512
 tiles = ["32TPS"]
 mapping_unit = 5
-points = 0
 [sample]
 old_map = "old_map.tif"
 old_map_year = 2016

@@ -138,13 +138,11 @@ class Source:
         ]
         years = []
         for year in self.years:
-            own = evidence.as_probability(self.written(tile, year, wide))
-            if others:
-                parts = {tile: (own, overlap.own_weight(grid, wide))}
-                for other in others:
-                    theirs = evidence.as_probability(self.written(other.tile, year, other.block))
-                    parts[other.tile] = other.take(theirs), other.weight
-                own = overlap.combine(parts[name] for name in sorted(parts))
+            parts = [(self.written(tile, year, wide), overlap.own_weight(grid, wide))]
+            for other in others:
+                theirs = self.written(other.tile, year, other.block)
+                parts.append((other.take(theirs), other.weight))
+            own = overlap.combine(parts)
             if self.config.classify.smooth != "none":
                 own = smooth.bilateral(own)
             years.append(own[(slice(None), *block.inside(wide))])

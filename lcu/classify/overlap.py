@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from osgeo import osr
 
+from lcu.classify.maps import SCALE
 from lcu.grid import Block, Grid, Tile
+from lcu.legend import OUTSIDE
 
 osr.UseExceptions()
 
@@ -98,23 +100,25 @@ def combine(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
 
     Parameters
     ----------
-    parts : iterable of (probability, weight)
-        In the order of the tiles' ids, so that every tile adds up in the same order. Probability float32
-        [class, y, x], NaN where there is none; weight float32 [y, x].
+    parts : iterable of (written, weight)
+        Written probabilities uint8 [class, y, x], 0..250, above where there is none; weight float32 [y, x],
+        whole numbers.
 
     Returns
     -------
     ndarray[class, y, x], float32
-        NaN where no part has a probability.
+        0..1; NaN where no part has a probability. All sums are of whole numbers below 2^24, hence exact: where
+        one tile alone counts its value comes back, to the bit.
     """
     total: np.ndarray | None = None
     weights: np.ndarray | None = None
-    for probability, weight in parts:
-        known = np.where(np.isnan(probability[0]), np.float32(0), weight)
-        part = np.nan_to_num(probability) * known
+    for written, weight in parts:
+        known = np.where(written[0] >= OUTSIDE, np.float32(0), weight)
+        part = written * known
         total = part if total is None else total + part
         weights = known if weights is None else weights + known
-    return np.where(weights > 0, total / np.where(weights > 0, weights, 1), np.float32(np.nan))
+    mean = total / np.where(weights > 0, weights, 1)
+    return np.where(weights > 0, mean / np.float32(SCALE), np.float32(np.nan))
 
 
 def _centres(grid: Grid, block: Block, step: int) -> tuple[np.ndarray, np.ndarray]:
