@@ -68,7 +68,7 @@ class Transitions:
         Class name -> names of the classes that may follow it.
     """
 
-    change: float = 0.05
+    change: float = 0.2
     unlikely: float = 1.0
     to: dict[str, tuple[str, ...]] = field(default_factory=dict)
 

@@ -44,6 +44,9 @@ log = logging.getLogger(__name__)
 
 KIND = "consistent"
 
+# Side of the block that a rank decides at once, without its halo.
+BLOCK = 256
+
 # Cells that the chain is estimated from, at most: a million pixels; and how often.
 CELLS = 256
 TURNS = 3
@@ -354,7 +357,7 @@ def unit_pixels(config: Config, tile: Tile) -> int:
 
 
 def run(source: Source, comm: MPI.Comm, block: int, report: Any) -> str:
-    """Write the consistent maps of all tiles; leave alone what is whole already."""
+    """Write the consistent maps of all tiles, by blocks of `block` pixels; leave alone what is whole already."""
     about = estimate(source, comm)
     todo = on_root(comm, "looking for finished maps", _left, source)
     costs = [part.height * part.width for _, part in todo]

@@ -19,10 +19,10 @@ from lcu.legend import OUTSIDE
 
 # Power of the probabilities in a vote. Measured on the simulated landscape (docs/consistency.md): with 1 a doubtful
 # vote is counted twice, with its doubt and with the error matrix; above 4 nothing is left of the doubt.
-SHARPNESS = 3.0
+SHARPNESS = 2.0
 
 # Weight of the legend's transitions against what is counted, and of a diagonal error matrix: pixels.
-TRANSITIONS_WEIGHT = 0.1
+TRANSITIONS_WEIGHT = 0.3
 FEWEST_PIXELS = 1000
 ERRORS_WEIGHT = 100.0
 ERRORS_DIAGONAL = 0.8

@@ -168,7 +168,7 @@ def run(config: Config, comm: MPI.Comm, report: Any) -> str:
     marks = marks_of(config, composites, model)
     size = None
     if config.classify.years != "none":  # before anything is computed, for it may not fit
-        size = consistency.block_size(config, composites.tiles, comm.size, BLOCK)
+        size = consistency.block_size(config, composites.tiles, comm.size, consistency.BLOCK)
     todo = on_root(comm, "looking for finished probabilities", _left, config, composites, marks)
     costs = [block.height * block.width * len(years) for _, block, years in todo]
     group, index, count = store.groups(comm, costs)
