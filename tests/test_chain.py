@@ -238,7 +238,7 @@ def test_a_tile_year_without_acquisitions_is_reported_and_its_maps_are_nodata(
     assert (before[cover < 254] == 252).all() and (cover < 254).mean() > 0.9
     other = published(run, "MAP", "S2018", "32TQS")
     assert (cover == other)[:, 100:].all()  # where the other tile does not reach
-    lcu(mpirun, 2, "classify", copied, "classify.years=none")
+    lcu(mpirun, 2, "classify", copied, "classify.years=none", code=1)
     lcu(mpirun, 2, "publish", copied, "classify.years=none", code=1)
     assert (published(run, "MAP", "S2019", "32TQS") == 255).all()
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mpi4py import MPI
 from osgeo import osr
 
-from lcu.classify import clcplus, consistency, evidence, overlap, smooth, unit
+from lcu import config as configuration
+from lcu import store
+from lcu.classify import Maps, clcplus, consistency, evidence, overlap, smooth, unit
 from lcu.classify.ahead import ahead
 from lcu.classify.maps import confidence_of
 from lcu.grid import Block, Grid, Tile
+from lcu.ranks import on_root
 
 
 def probabilities(
@@ -314,3 +320,171 @@ def test_reading_ahead_keeps_the_order_and_raises_where_the_unit_would_come() ->
 
 def test_a_block_has_a_place_in_its_tile() -> None:
     assert overlap.own_weight(grid_at(0, 0), Block(38, 48, 2, 2)).tolist() == [[2, 1], [1, 1]]
+
+
+# --- the stage, on probabilities that are on disk ---------------------------------------------------
+
+YEARS = (2018, 2019, 2020, 2021, 2022)
+TILES = {"a": Tile("a", grid_at(0, 0, 150, 130)), "b": Tile("b", grid_at(100, 20, 130, 140))}
+# Where the landscape is felled for good in 2020, and where the classifier errs in 2019 alone.
+FELLED, NOISE = Block(40, 10, 20, 30), Block(90, 50, 20, 20)
+CONIFERS, SHRUB = 9, 10
+
+
+def landscape(tile: str, year: int) -> np.ndarray:
+    """Return probabilities of a forest, uint8 [class, y, x]: the same ground in both tiles, noise of each its own."""
+    grid = TILES[tile].grid
+    shrub = np.zeros((200, 300), bool)
+    shrub[:, :5] = True  # a class must be somewhere for its votes to be worth something
+    shrub[FELLED.slices] |= year >= 2020
+    shrub[NOISE.slices] |= year == 2019
+    row, col = (5_000_000 - grid.transform[3]) / 10, (grid.transform[0] - 600_000) / 10
+    ground = Block(int(row), int(col), grid.height, grid.width)
+    random = np.random.default_rng([year, ord(tile)])
+    sure = random.uniform(0.6, 0.95, (grid.height, grid.width))
+    sure[random.random(sure.shape) < 0.05] = 0.3
+    shares = np.full((12, grid.height, grid.width), 0.01)
+    own = np.where(shrub[ground.slices], sure, 1 - sure)
+    shares[CONIFERS - 1], shares[SHRUB - 1] = 0.9 * (1 - own), 0.9 * own
+    written = np.floor(shares * 250 + 0.5).astype(np.uint8)
+    if year == 2021:
+        written[:, :30, :30] = 255
+    written[:, -4:, -4:] = 254
+    return written
+
+
+def prepared(folder: Path, comm: MPI.Comm, **keys: object) -> consistency.Source:
+    """Write the probabilities as the stage before does, and return where they are."""
+    tables = {
+        "run": {"directory": str(folder / "run")},
+        "archive": {"kind": "safe", "path": [str(folder)], "years": list(YEARS)},
+        "sample": {"old_map": str(folder), "old_map_year": 2012},
+        "classify": {"shard": 128, **keys},
+    }
+    config = configuration.build(tables, folder / "run.toml")
+    marks = {(tile, year): f"{tile} {year}" for tile in TILES for year in YEARS}
+    on_root(comm, "writing probabilities", write_probabilities, config, marks)
+    return consistency.Source(config, TILES, marks)
+
+
+def write_probabilities(config: configuration.Config, marks: dict[tuple[str, int], str]) -> None:
+    for (name, year), mark in marks.items():
+        values = landscape(name, year)
+        for shard in store.shards("probabilities", TILES[name], year, config.classify.shard):
+            path, block = shard.path(config.directory), shard.block
+            layout = {store.PROBABILITY: ((12, block.height, block.width), (12, 64, 64))}
+            file = store.create(path, MPI.COMM_SELF, layout, {})
+            piece = store.Piece(values[(..., *block.slices)], (0, 0, 0))
+            store.write_round(file, store.PROBABILITY, piece)
+            store.finish(file, path, MPI.COMM_SELF, store.shard_mark(mark, shard))
+
+
+def made(source: consistency.Source, comm: MPI.Comm, block: int = 64) -> Maps:
+    """Run the step and return the way to its maps."""
+    consistency.run(source, comm, block, lambda *_: None)
+    config = source.config
+    return Maps(
+        config.directory, TILES, config.legend, config.classify.shard, source.marks, source.mark
+    )
+
+
+def layers(maps: Maps) -> list[np.ndarray]:
+    """Read everything that is published of the choice over years."""
+    return [
+        maps.layer(name, year, layer, tile.grid.whole)
+        for name, tile in TILES.items()
+        for year in YEARS
+        for layer in ("MAP", "CONF", "PROB", "POST", *(["CHG"] if year > YEARS[0] else []))
+    ]
+
+
+def test_a_lasting_change_is_found_and_a_single_year_is_not(tmp_path: Path) -> None:
+    maps = made(prepared(tmp_path, MPI.COMM_SELF), MPI.COMM_SELF)
+    whole = TILES["a"].grid.whole
+    cover = {year: maps.land_cover("a", year, whole) for year in YEARS}
+    felled = np.zeros((150, 130), bool)
+    felled[FELLED.slices] = True
+    expected = np.where(felled, SHRUB, CONIFERS)
+    expected[:, :5] = SHRUB
+    inner = np.zeros((150, 130), bool)
+    inner[:-4, :-4] = True
+    assert (cover[2022] == expected)[inner].mean() > 0.995
+    assert (cover[2019][NOISE.slices] == CONIFERS).mean() > 0.98
+    before, after, probability = maps.layer("a", 2020, "CHG", whole)
+    assert (before[felled] == CONIFERS).mean() > 0.95 and (after[felled] == SHRUB).mean() > 0.95
+    assert probability[felled].mean() > 220 and (probability[~felled & inner] < 25).mean() > 0.99
+    assert (before[~felled & inner] == 253).mean() > 0.99
+    altered = maps.layer("a", 2019, "POST", whole)
+    assert (altered[NOISE.slices] == SHRUB).mean() > 0.9 and (altered[:30, 10:] == 253).mean() > 0.9
+    # What nobody saw in 2021 follows from the other years; what nobody ever saw is outside.
+    assert (maps.layer("a", 2021, "POST", whole)[:20, :30] == 252).all()
+    assert (cover[2021][:20, 5:30] == CONIFERS).all() and (
+        cover[2021][-4:, -4:][3:, 3:] < 254
+    ).all()
+    assert (maps.land_cover("b", 2021, TILES["b"].grid.whole)[-4:, -4:] == 254).all()
+
+
+def test_the_mosaic_has_no_seam(tmp_path: Path) -> None:
+    maps = made(prepared(tmp_path, MPI.COMM_SELF), MPI.COMM_SELF)
+    for year in YEARS:
+        own = maps.layer("a", year, "PROB", Block(20, 100, 130, 30))
+        other = maps.layer("b", year, "PROB", Block(0, 0, 130, 30))
+        # Smoothing sees no further than its own tile, so its reach is left out at the edges.
+        inner = (slice(None), slice(2, -2), slice(2, -2))
+        np.testing.assert_array_equal(own[inner], other[inner])
+
+
+def test_units_blocks_and_a_second_start_change_nothing(tmp_path: Path) -> None:
+    folders = tmp_path / "one", tmp_path / "two"
+    found = []
+    for folder, shard, block in zip(folders, (64, 256), (64, 128), strict=True):
+        folder.mkdir()
+        source = prepared(folder, MPI.COMM_SELF, shard=shard, minimum_unit=0.1)
+        maps = made(source, MPI.COMM_SELF, block)
+        times = {path: path.stat().st_mtime_ns for path in folder.rglob("*.*") if path.is_file()}
+        made(source, MPI.COMM_SELF, block)
+        assert times == {path: path.stat().st_mtime_ns for path in times}
+        found.append(layers(maps))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+    cover = found[0][0]
+    areas = unit.merge_small_areas(cover[None], 10)[0]
+    assert (cover == areas)[
+        :-4, :-4
+    ].mean() > 0.999  # small changes apart: a unit is one over all years
+
+
+def test_clcplus_writes_the_same_layers(tmp_path: Path) -> None:
+    maps = made(prepared(tmp_path, MPI.COMM_SELF, years="clcplus"), MPI.COMM_SELF)
+    before, after, probability = maps.layer("a", 2020, "CHG", TILES["a"].grid.whole)
+    assert (after[FELLED.slices] == SHRUB).mean() > (after[:30, 10:] == SHRUB).mean()
+    assert probability[FELLED.slices].mean() > probability[NOISE.slices].mean()
+    assert ((before == 253) == (after == 253)).all()
+
+
+def test_what_does_not_fit_into_memory_is_refused_with_the_key(tmp_path: Path) -> None:
+    config = prepared(tmp_path, MPI.COMM_SELF).config
+    needed = [consistency.memory(config, TILES, 1, block) for block in (64, 128)]
+    assert needed[0] < needed[1]
+    assert consistency.block_size(config, TILES, 1, 256) == 256
+    small = configuration.build(
+        {
+            "run": {"directory": str(tmp_path / "run"), "memory_per_rank": 0.25},
+            "archive": {"kind": "safe", "path": [str(tmp_path)], "years": list(YEARS)},
+            "sample": {"old_map": str(tmp_path), "old_map_year": 2012},
+        },
+        tmp_path / "run.toml",
+    )
+    with pytest.raises(configuration.ConfigError, match="run.memory_per_rank"):
+        consistency.block_size(small, TILES, 1, 256)
+
+
+@pytest.mark.mpi
+def test_consistent_maps_are_the_same_on_any_number_of_ranks(mpi_tmp_path: Path) -> None:
+    comm = MPI.COMM_WORLD
+    maps = made(prepared(mpi_tmp_path, comm), comm)
+    alone = mpi_tmp_path / f"alone-{comm.rank}"
+    alone.mkdir()
+    expected = made(prepared(alone, MPI.COMM_SELF), MPI.COMM_SELF)
+    same = all(np.array_equal(*pair) for pair in zip(layers(maps), layers(expected), strict=True))
+    assert all(comm.allgather(same))

@@ -151,7 +151,11 @@ def test_what_does_not_fit_is_named(shape: tuple, transition: np.ndarray, expect
 
 def test_every_step_may_have_its_own_transition() -> None:
     uniform = np.full((2, 2), 0.5)
-    found = most_likely_years(pixel((0.9, 0.1), (0.1, 0.9), (0.9, 0.1)), np.stack([uniform, np.eye(2)]))
+    found = most_likely_years(
+        pixel((0.9, 0.1), (0.1, 0.9), (0.9, 0.1)), np.stack([uniform, np.eye(2)])
+    )
     assert found.ravel().tolist() in ([0, 0, 0], [1, 1, 1])
-    found = most_likely_years(pixel((0.9, 0.1), (0.1, 0.9), (0.2, 0.8)), np.stack([uniform, np.eye(2)]))
+    found = most_likely_years(
+        pixel((0.9, 0.1), (0.1, 0.9), (0.2, 0.8)), np.stack([uniform, np.eye(2)])
+    )
     assert found.ravel().tolist() == [0, 1, 1]
