@@ -217,6 +217,9 @@ def _estimate_chain(source: Source, comm: MPI.Comm, own: list[np.ndarray]) -> di
             errors += evidence.count_errors(labels, cast)
         comm.Allreduce(MPI.IN_PLACE, transitions)
         comm.Allreduce(MPI.IN_PLACE, errors)
+        # One matrix for all mapped years: with one for each, a change of a rare class would pass for an error that
+        # the classifier makes in that year.
+        errors[source.mapped] = errors[source.mapped].sum(axis=0)
         chain = evidence.next_chain(chain, prior, transitions, errors)
         changed = transitions.sum() - np.trace(transitions)
         log.info(

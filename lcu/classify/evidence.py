@@ -1,9 +1,9 @@
 """From probabilities of single years to evidence for the choice over years. Arrays in memory: no files, no MPI.
 
-A classifier's probabilities are no likelihoods: it errs in some classes more than in others, in another way every
-year, and its doubts are larger or smaller than they should be. So its answer is taken as a vote, and what a vote is
-worth is found from all pixels: the error matrix of each year, and the transitions, are estimated again and again
-from the classes that they lead to (Viterbi training). The old map's vote is one more year with its own error matrix.
+A classifier's probabilities are no likelihoods: it errs in some classes more than in others, and its doubts are
+larger or smaller than they should be. So its answer is taken as a vote, and what a vote is worth is found from all
+pixels: its error matrix, and the transitions, are estimated again and again from the classes that they lead to
+(Viterbi training). The old map's vote is one more year with its own error matrix.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from lcu.classify.maps import SCALE
 from lcu.classify.years import most_likely_years
 from lcu.legend import OUTSIDE
 
-# Power of the probabilities in a vote. Measured on the simulated landscape (docs/consistency.md): with 1 a doubtful
-# vote is counted twice, with its doubt and with the error matrix; above 4 nothing is left of the doubt.
+# Power of the probabilities in a vote, and, below, weight of the legend's transitions against what is counted: chosen
+# on the simulated landscape (docs/consistency.md). With a power of 1 doubt counts twice, in the vote and in the error
+# matrix; with a large one nothing is left of it.
 SHARPNESS = 2.0
 
-# Weight of the legend's transitions against what is counted, and of a diagonal error matrix: pixels.
+# FEWEST_PIXELS: a class that was counted less often has this many; ERRORS_WEIGHT: pixels of a matrix with
+# ERRORS_DIAGONAL right votes that are added to each class.
 TRANSITIONS_WEIGHT = 0.3
 FEWEST_PIXELS = 1000
 ERRORS_WEIGHT = 100.0
