@@ -47,9 +47,10 @@ KIND = "consistent"
 # Side of the block that a rank decides at once, without its halo.
 BLOCK = 256
 
-# Cells that the chain is estimated from, at most: a million pixels; and how often.
+# Cells that the chain is estimated from, at most: a million pixels; and how often. Every turn makes the maps a little
+# better, and a change of a rare class a little more like an error: what is decoded holds fewer changes than there are.
 CELLS = 256
-TURNS = 3
+TURNS = 2
 
 # Arrays [year, class, y, x] of float32 that a rank holds at once while it decodes, and the interpreter with its
 # libraries in bytes: measured.
