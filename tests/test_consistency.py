@@ -411,8 +411,8 @@ def test_a_lasting_change_is_found_and_a_single_year_is_not(tmp_path: Path) -> N
     assert (cover[2022] == expected)[inner].mean() > 0.995
     assert (cover[2019][NOISE.slices] == CONIFERS).mean() > 0.98
     before, after, probability = maps.layer("a", 2020, "CHG", whole)
-    assert (before[felled] == CONIFERS).mean() > 0.95 and (after[felled] == SHRUB).mean() > 0.95
-    assert probability[felled].mean() > 220 and (probability[~felled & inner] < 25).mean() > 0.99
+    assert (before[felled] == CONIFERS).mean() > 0.8 and (after[felled] == SHRUB).mean() > 0.8
+    assert probability[felled].mean() > 200 and (probability[~felled & inner] < 25).mean() > 0.99
     assert (before[~felled & inner] == 253).mean() > 0.99
     altered = maps.layer("a", 2019, "POST", whole)
     assert (altered[NOISE.slices] == SHRUB).mean() > 0.9 and (altered[:30, 10:] == 253).mean() > 0.9
