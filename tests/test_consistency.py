@@ -412,7 +412,7 @@ def test_a_lasting_change_is_found_and_a_single_year_is_not(tmp_path: Path) -> N
     assert (cover[2019][NOISE.slices] == CONIFERS).mean() > 0.98
     before, after, probability = maps.layer("a", 2020, "CHG", whole)
     assert (before[felled] == CONIFERS).mean() > 0.8 and (after[felled] == SHRUB).mean() > 0.8
-    assert probability[felled].mean() > 200 and (probability[~felled & inner] < 25).mean() > 0.99
+    assert probability[felled].mean() > 125 and (probability[~felled & inner] < 25).mean() > 0.99
     assert (before[~felled & inner] == 253).mean() > 0.99
     altered = maps.layer("a", 2019, "POST", whole)
     assert (altered[NOISE.slices] == SHRUB).mean() > 0.9 and (altered[:30, 10:] == 253).mean() > 0.9
@@ -488,3 +488,24 @@ def test_consistent_maps_are_the_same_on_any_number_of_ranks(mpi_tmp_path: Path)
     expected = made(prepared(alone, MPI.COMM_SELF), MPI.COMM_SELF)
     same = all(np.array_equal(*pair) for pair in zip(layers(maps), layers(expected), strict=True))
     assert all(comm.allgather(same))
+
+
+def test_one_year_alone_keeps_the_likeliest_class(tmp_path: Path) -> None:
+    source = prepared(tmp_path, MPI.COMM_SELF, smooth="none")
+    config = configuration.build(
+        {
+            "run": {"directory": str(tmp_path / "run")},
+            "archive": {"kind": "safe", "path": [str(tmp_path)], "years": [2018]},
+            "sample": {"old_map": str(tmp_path), "old_map_year": 2012},
+            "classify": {"shard": 128, "smooth": "none"},
+        },
+        tmp_path / "run.toml",
+    )
+    tiles = {"a": TILES["a"]}  # without the neighbour, that has a say where it lies
+    marks = {("a", 2018): source.marks["a", 2018]}
+    one = consistency.Source(config, tiles, marks)
+    consistency.run(one, MPI.COMM_SELF, 64, lambda *_: None)
+    maps = Maps(config.directory, tiles, config.legend, 128, marks, one.mark)
+    whole = tiles["a"].grid.whole
+    before = maps.layer("a", 2018, "POST", whole)
+    assert (before[:-4, :-4] == 253).all()

@@ -208,7 +208,8 @@ def _estimate_chain(source: Source, comm: MPI.Comm, own: list[np.ndarray]) -> di
     prior = source.config.legend.transition_matrix()
     classes, years = len(prior), source.votes_of
     chain = evidence.first_chain(years, prior)
-    for turn in range(TURNS):
+    # One vote alone says nothing about its own errors.
+    for turn in range(TURNS if len(years) > 1 else 0):
         transitions = np.zeros((classes, classes), np.int64)
         errors = np.zeros((len(years), classes, classes), np.int64)
         for written in own:
