@@ -279,10 +279,11 @@ def test_clcplus_compares_with_the_year_in_which_the_class_was_taken() -> None:
 
 def test_independent_years_fill_what_is_missing_from_the_nearest_year_before() -> None:
     nothing = np.full((2, 1, 1), np.nan)
-    years = np.stack([nothing, np.array([[[0.8]], [[0.2]]]), nothing]).astype(np.float32)
+    one, other = (np.array([[[share]], [[1 - share]]]) for share in (0.8, 0.3))
+    years = np.stack([nothing, nothing, one, nothing, other]).astype(np.float32)
     filled, change = consistency.independent(years)
-    np.testing.assert_allclose(filled[:, 0, 0, 0], 0.8)
-    np.testing.assert_allclose(change.ravel(), 1 - 0.68, rtol=1e-6)
+    np.testing.assert_allclose(filled[:, 0, 0, 0], [0.8, 0.8, 0.8, 0.8, 0.3], rtol=1e-6)
+    np.testing.assert_allclose(change.ravel(), [0.32, 0.32, 0.32, 0.62], rtol=1e-5)
 
 
 # --- what is written --------------------------------------------------------------------------------

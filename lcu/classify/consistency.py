@@ -309,10 +309,10 @@ def independent(probability: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     A missing year has those of the year before it, or of the first that is there.
     """
     filled = probability.copy()
-    for year in [*range(1, len(filled)), *range(len(filled) - 2, -1, -1)]:
-        near = year - 1 if np.isnan(filled[year]).any() and year else year + 1
-        if near < len(filled):
-            filled[year] = np.where(np.isnan(filled[year]), filled[near], filled[year])
+    for year in range(1, len(filled)):
+        filled[year] = np.where(np.isnan(filled[year]), filled[year - 1], filled[year])
+    for year in range(len(filled) - 2, -1, -1):
+        filled[year] = np.where(np.isnan(filled[year]), filled[year + 1], filled[year])
     filled = np.nan_to_num(filled)
     return filled, 1 - (filled[1:] * filled[:-1]).sum(axis=1)
 
