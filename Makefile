@@ -3,7 +3,7 @@
 #   make demo    simulate a landscape, map it with two ranks, write the report
 #   make test    all tests: serial, on 1 to 4 ranks, kernels with bounds checks
 #   make perf    measure kernels, composites, storage, k-means and retrieval against others, with pictures and tables
-#   make tables  measure quality where the truth is known: cloud masks, samples
+#   make tables  measure quality where the truth is known: cloud masks, samples, years
 #   make lint    ruff
 #   make env     only the environment and the kernels
 #   make clean   remove what was built (not .venv)
@@ -66,10 +66,11 @@ perf: env
 	@PYTHON=$(python) perf/competitors.sh; PYTHON=$(python) perf/kmeans_competitors.sh; perf/native.sh; $(enter); \
 	$(python) perf/kernels.py --case $(CASE); $(python) perf/record.py; \
 	$(python) perf/composite.py --sizes 1024; $(python) perf/storage.py --size 1024; \
-	$(python) perf/kmeans.py --case $(CASE); $(python) perf/retrieve.py
+	$(python) perf/kmeans.py --case $(CASE); $(python) perf/years.py; $(python) perf/retrieve.py
 
 tables: env
-	@$(enter); $(python) perf/clouds.py; $(python) perf/purity.py --seeds 5
+	@$(enter); $(python) perf/clouds.py; $(python) perf/purity.py --seeds 5; \
+	$(python) perf/usefulness.py --seeds 5; $(python) perf/consistency.py --seeds 3
 
 lint: env
 	@.venv/bin/ruff check .

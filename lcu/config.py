@@ -381,6 +381,30 @@ class Classify:
     """From a model to maps."""
 
     strategy: str = key("How the years are mapped.", "yearly", allowed=("yearly",))
+    years: str = key(
+        "How the maps of the years are made consistent: a hidden Markov model, the rule of CLC+, or not.",
+        "hmm",
+        allowed=("hmm", "clcplus", "none"),
+    )
+    old_map: bool = key(
+        "hmm: whether the old map is one more year of evidence, with an error matrix of its own.",
+        False,
+    )
+    percentile: float = key(
+        "clcplus: percentile of the distances of a change that it must exceed.",
+        90.0,
+        check=_between(0, 100),
+    )
+    smooth: str = key(
+        "How probabilities are smoothed in space before that.",
+        "bilateral",
+        allowed=("bilateral", "none"),
+    )
+    minimum_unit: float = key(
+        "Areas smaller than this take the classes of a neighbour, in ha; 0: none do.",
+        0.0,
+        check=_between(0, 1),
+    )
     shard: int = key("Side of a shard, in pixels: a multiple of 64.", 2048, check=_at_least(64))
 
 
@@ -470,6 +494,17 @@ class Config:
     def legend(self) -> legend.Legend:
         """The legend of the maps."""
         return legend.load(self.sample.legend)
+
+    @property
+    def changes(self) -> dict[int, int]:
+        """Mapped year -> the year before it that its changes are told against."""
+        if self.classify.years == "none":
+            return {}
+        years = sorted(self.archive.years)
+        found = dict(zip(years[1:], years, strict=False))
+        if self.classify.old_map and self.sample.old_map_year < years[0]:
+            found[years[0]] = self.sample.old_map_year
+        return found
 
     def table(self) -> dict[str, Any]:
         """Return the configuration as plain tables, for provenance and fingerprints."""
@@ -676,6 +711,10 @@ def _impossible(config: Config) -> list[str]:
     for name, shard in (("composite", config.composite.shard), ("classify", config.classify.shard)):
         if shard % 64:
             mistakes.append(f"{name}.shard: must be a multiple of 64, found {shard}")
+    if config.classify.old_map and config.classify.years != "hmm":
+        mistakes.append(
+            f"classify.old_map: only hmm takes the old map as evidence, classify.years is {config.classify.years}"
+        )
     if config.composite.block % 64:
         mistakes.append(
             f"composite.block: must be a multiple of 64, found {config.composite.block}"

@@ -4,13 +4,16 @@ A legend is a TOML file: for each class its value, name, colour and its codes in
 nomenclatures. Legends that come with lcu lie in ``lcu/legends/``. A code that no class names is
 ignored: it becomes nodata (255). Two nomenclatures need no codes in the file: ``value`` (maps that
 hold the class values themselves) and ``corine-grid`` (the official raster's 1..44, from ``corine``).
+
+A table ``[transitions]`` says which classes may follow each other from a year to the next; without it
+every class follows every other one alike.
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,9 @@ import numpy as np
 
 NODATA = 255
 OUTSIDE = 254
+# In layers of changes: there is none; and: there was no class before.
+UNCHANGED = 253
+UNKNOWN = 252
 LARGEST_VALUE = 250
 
 LEGENDS = Path(__file__).parent / "legends"
@@ -49,11 +55,31 @@ class LandClass:
 
 
 @dataclass(frozen=True)
+class Transitions:
+    """Which changes from one year to the next are plausible.
+
+    Attributes
+    ----------
+    change : float
+        Probability that a class that may become any other one changes in a year.
+    unlikely : float
+        Weight of a change that `to` does not name, against 1 of one that it does; 0 = impossible.
+    to : dict of str to tuple of str
+        Class name -> names of the classes that may follow it.
+    """
+
+    change: float = 0.2
+    unlikely: float = 1.0
+    to: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Legend:
     """The list of classes, ordered by value. "Class index" means the position in this list."""
 
     name: str
     classes: tuple[LandClass, ...]
+    transitions: Transitions = Transitions()
 
     @property
     def values(self) -> np.ndarray:
@@ -69,6 +95,18 @@ class Legend:
     def nomenclatures(self) -> list[str]:
         """Nomenclatures that at least one class has codes in."""
         return sorted({name for entry in self.classes for name in entry.codes})
+
+    def transition_matrix(self) -> np.ndarray:
+        """Return how likely each class becomes each other one in a year, float64 [from, to]; rows sum to 1."""
+        about, count = self.transitions, len(self.classes)
+        weights = [
+            [1.0 if name in about.to.get(own, ()) else about.unlikely for name in self.names]
+            for own in self.names
+        ]
+        matrix = np.array(weights) * about.change / max(count - 1, 1)
+        np.fill_diagonal(matrix, 0)
+        np.fill_diagonal(matrix, 1 - matrix.sum(axis=1))
+        return matrix
 
     def crosswalk(self, nomenclature: str) -> dict[str, int]:
         """Return code -> class value; LegendError where the legend has no such nomenclature."""
@@ -123,10 +161,40 @@ def parse(table: dict[str, Any], source: str) -> Legend:
     mistakes: list[str] = []
     classes = [_parse_class(entry, mistakes) for entry in entries]
     mistakes += _clashes(classes)
+    transitions = _parse_transitions(table.get("transitions", {}), classes, mistakes)
     if mistakes:
         raise LegendError(f"legend {source}:\n  " + "\n  ".join(mistakes))
     ordered = tuple(sorted(classes, key=lambda entry: entry.value))
-    return Legend(str(table.get("name", Path(source).stem)), ordered)
+    return Legend(str(table.get("name", Path(source).stem)), ordered, transitions)
+
+
+def _parse_transitions(table: Any, classes: list[LandClass], mistakes: list[str]) -> Transitions:
+    if not isinstance(table, dict):
+        mistakes.append(f"transitions must be a table [transitions], found {table!r}")
+        return Transitions()
+    table = dict(table)
+    numbers = {name: table.pop(name, getattr(Transitions, name)) for name in ("change", "unlikely")}
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            mistakes.append(f"transitions.{name} must be a number from 0 to 1, found {value!r}")
+    to = table.pop("to", {})
+    mistakes += [
+        f"transitions.{name}: no such key; there are change, unlikely, to" for name in table
+    ]
+    if not isinstance(to, dict):
+        mistakes.append(f"transitions.to must be a table [transitions.to], found {to!r}")
+        return Transitions()
+    names = [entry.name for entry in classes]
+    for own, listed in to.items():
+        if not isinstance(listed, list):
+            mistakes.append(f"transitions.to.{own} must be a list of class names, found {listed!r}")
+            continue
+        mistakes += [
+            f"transitions.to: no class {name!r}; there are {', '.join(names)}"
+            for name in [own, *listed]
+            if name not in names
+        ]
+    return Transitions(**numbers, to={own: tuple(listed) for own, listed in to.items()})
 
 
 def _parse_class(entry: dict[str, Any], mistakes: list[str]) -> LandClass:

@@ -30,7 +30,7 @@ from lcu import config as configuration
 from lcu import lock, store
 from lcu.config import Config, ConfigError
 from lcu.deadline import OutOfTime
-from lcu.grid import Block
+from lcu.grid import Block, Tile
 from lcu.progress import Progress, start_log
 from lcu.ranks import Failure, RankError, abort_on_error, on_root, together
 
@@ -107,7 +107,7 @@ def train(config: Config, comm: MPI.Comm, report: Report) -> Result:
 
 
 def classify(config: Config, comm: MPI.Comm, report: Report) -> Result:
-    """Write the probabilities of every year."""
+    """Write the probabilities of every year, and consistent maps of them."""
     from lcu import classify as stage
 
     return Result([], stage.run(config, comm, report))
@@ -334,7 +334,20 @@ def plan(config: Config, comm: MPI.Comm) -> int:
     _say(comm, f"peak memory per rank {most / 2**30:.2f} GiB of {config.run.memory_per_rank:g} GiB "
                "(run.memory_per_rank); decoded: pixels over those of the files; disk: before compression, and "
                "as much again while shards are in the making")  # fmt: skip
+    _plan_consistency(config, comm, {row["tile"]: row["where"] for row in rows})
     return 0
+
+
+def _plan_consistency(config: Config, comm: MPI.Comm, tiles: dict[str, Tile]) -> None:
+    """Print what the choice over years needs; ConfigError where it does not fit."""
+    from lcu.classify import consistency
+
+    if config.classify.years == "none":
+        return
+    size = consistency.block_size(config, tiles, comm.size, consistency.BLOCK)
+    needed = consistency.memory(config, tiles, comm.size, size)
+    _say(comm, f"choice over years ({config.classify.years}): peak memory per rank {needed / 2**30:.2f} GiB, "
+               f"blocks of {size} pixels")  # fmt: skip
 
 
 def what_to_retrieve(config: Config, comm: MPI.Comm) -> int:
@@ -372,7 +385,10 @@ def _status_lines(config: Config) -> list[str]:
         "composite": len(list(directory.glob("composites/*/*/*.h5"))),
         "sample": len(list(directory.glob("samples/samples.h5"))),
         "train": len(list(directory.glob("model/model.json"))),
-        "classify": len(list(directory.glob("probabilities/*/*/*.h5"))),
+        "classify": sum(
+            len(list(directory.glob(f"{kind}/*/*/*.h5")))
+            for kind in ("probabilities", "consistent")
+        ),
         "assess": len(list(directory.glob("assessment/accuracy_*.json"))),
         "publish": len(list(directory.glob("maps/*.tif"))),
     }

@@ -68,6 +68,20 @@ PROBABILITY = Dataset(
     "probability x 250; 255 = no clear observation in the year, 254 = none in any year", 255,
 )  # fmt: skip
 OBSERVATIONS = Dataset("observations", ("y", "x"), "uint16", "clear observations in the year", None)
+LAND_COVER = Dataset(
+    "land_cover", ("y", "x"), "uint8", "class value; 254 = no clear observation in any year", 255
+)
+CONFIDENCE = Dataset("confidence", ("y", "x"), "uint8", "percent", 255)
+POSTERIOR = Dataset(
+    "probability", ("class", "y", "x"), "uint8",
+    "probability given all years x 250; 254 = no clear observation in any year", 255,
+)  # fmt: skip
+BEFORE = Dataset(
+    "before", ("y", "x"), "uint8",
+    "class value of the year alone where another was chosen; 253 = the same, 252 = none", 255,
+)  # fmt: skip
+PREVIOUS = Dataset("previous", ("y", "x"), "uint8", "class value in the year before", 255)
+CHANGE = Dataset("change", ("y", "x"), "uint8", "probability of a change since then x 250", 255)
 
 SAMPLES = (
     Dataset("series", ("sample", "time", "band"), "uint16", "surface reflectance x 10000", 0),

@@ -21,7 +21,7 @@ import torch
 
 from lcu import config as configuration
 from lcu import train
-from lcu.classify.stage import classify_block
+from lcu.classify.stage import classify_block, read
 from lcu.composite import Composites, fill_gaps
 from lcu.config import Config
 from lcu.grid import Block
@@ -98,7 +98,7 @@ def main() -> None:
     known = [columns.index(value) for value in model.about["classes"]]
 
     def stage() -> dict:
-        return classify_block(config, composites, model, tile, block, years)
+        return classify_block(config, composites, model, *read(composites, tile, block), years)
 
     found, said = alone(), stage()
     for position, year in enumerate(years):

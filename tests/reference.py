@@ -180,3 +180,40 @@ def kmeans(
             own = [labels == cluster for cluster in range(len(centres))]
             centres = np.array([np.average(values[o], axis=0, weights=weights[o]) for o in own])
     return centres, labels, (weights * squared.min(axis=0)).sum()
+
+
+def sequences_of_years(
+    probability: np.ndarray, transition: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Every sequence of classes [sequence, year] of one pixel [year, class], and its probability [sequence]."""
+    years, classes = probability.shape
+    own = np.where(np.isnan(probability).any(1, keepdims=True), 1, probability).astype(float)
+    paths = np.array(list(np.ndindex(*(classes,) * years)))
+    weight = own[np.arange(years), paths].prod(axis=1)
+    for year in range(1, years):
+        weight = weight * transition[paths[:, year - 1], paths[:, year]]
+    return paths, weight
+
+
+def most_likely_years(probability: np.ndarray, transition: np.ndarray) -> np.ndarray:
+    """Viterbi with logarithms in double precision, pixel by pixel; uint8 [year, y, x], 255 without any year."""
+    out = np.full((len(probability), *probability.shape[2:]), 255, np.uint8)
+    with np.errstate(divide="ignore"):
+        step = np.log(transition.astype(float))
+    for y, x in np.ndindex(*out.shape[1:]):
+        own = probability[:, :, y, x].astype(float)
+        missing = np.isnan(own).any(axis=1)
+        if missing.all():
+            continue
+        with np.errstate(divide="ignore"):
+            scores = np.log(np.where(missing[:, None], 1, own))
+        total, back = [scores[0]], []
+        for year in range(1, len(own)):
+            ways = total[-1][:, None] + step
+            back.append(ways.argmax(axis=0))
+            total.append(ways.max(axis=0) + scores[year])
+        label = int(total[-1].argmax())
+        for year in range(len(own) - 1, -1, -1):
+            out[year, y, x] = label
+            label = int(back[year - 1][label]) if year else 0
+    return out

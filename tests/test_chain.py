@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from osgeo import gdal
@@ -31,7 +32,7 @@ def test_one_job_makes_maps_of_every_year_with_their_accuracy(mapped: tuple[Path
         assert result["overall_accuracy"] > 0.7 and result["old_map"]["overall_accuracy"] > 0.7
         assert set(result["tiles"]) == {"32TPS", "32TQS"}
         for tile in ("32TPS", "32TQS"):
-            for layer in ("MAP", "CONF", "NOBS", "PROB"):
+            for layer in ("MAP", "CONF", "NOBS", "PROB", "POST"):
                 name = f"LCU_LC_{layer}_S{year}_R10m_{tile}_32632_V01.tif"
                 assert (folder / "run" / "maps" / name).exists() and name in said
     assert "report" in said and (folder / "run" / "report" / "index.html").exists()
@@ -40,17 +41,41 @@ def test_one_job_makes_maps_of_every_year_with_their_accuracy(mapped: tuple[Path
         assert f"\n{stage:<10} " in said
 
 
-def test_land_cover_is_the_class_of_the_largest_written_probability(
-    mapped: tuple[Path, str],
-) -> None:
-    maps = mapped[0] / "run" / "maps"
-    for path in maps.glob("LCU_LC_MAP_*.tif"):
-        cover = gdal.Open(str(path)).ReadAsArray()
-        probability = gdal.Open(str(path).replace("_MAP_", "_PROB_")).ReadAsArray()
-        seen = probability[0] < 254
+def published(folder: Path, layer: str, when: str, tile: str = "32TPS") -> np.ndarray:
+    """Read a product."""
+    name = f"LCU_LC_{layer}_{when}_R10m_{tile}_32632_V01.tif"
+    return gdal.Open(str(folder / "maps" / name)).ReadAsArray()
+
+
+def alone(folder: Path, year: int, tile: str = "32TPS") -> np.ndarray:
+    """Return the class values of a year's own probabilities; 255 and 254 where there are none."""
+    with h5py.File(next((folder / "probabilities" / tile / str(year)).glob("*.h5"))) as file:
+        probability = file["probability"][()]
+    return np.where(probability[0] >= 254, probability[0], probability.argmax(axis=0) + 1)
+
+
+def test_what_the_choice_over_years_altered_says_what_it_was(mapped: tuple[Path, str]) -> None:
+    folder, altered = mapped[0] / "run", 0
+    for year in (2018, 2019):
+        cover, before = published(folder, "MAP", f"S{year}"), published(folder, "POST", f"S{year}")
+        single = alone(folder, year)
+        seen = (single < 254) & (cover < 254)
         assert seen.mean() > 0.9
-        np.testing.assert_array_equal(cover[seen], probability.argmax(axis=0)[seen] + 1)
-        assert (cover[~seen] >= 254).all()
+        expected = np.where(single == cover, 253, single)
+        np.testing.assert_array_equal(before[seen], expected[seen])
+        altered += (expected[seen] != 253).sum()
+    assert altered > 1000
+
+
+def test_changes_are_those_between_the_maps(mapped: tuple[Path, str]) -> None:
+    folder = mapped[0] / "run"
+    before, after, probability = published(folder, "CHG", "2018-2019")
+    maps = [published(folder, "MAP", f"S{year}") for year in (2018, 2019)]
+    changed = (maps[0] != maps[1]) & (maps[0] < 254) & (maps[1] < 254)
+    for found, cover in ((before, maps[0]), (after, maps[1])):
+        np.testing.assert_array_equal(found[changed], cover[changed])
+        assert (found[~changed] >= 253).all()
+    assert changed.mean() < 0.03 and (probability[before == 253] < 250).all()
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
@@ -98,6 +123,7 @@ def test_maps_do_not_depend_on_block_and_shard_size(
         "run.directory=run-cut",
         "composite.block=64",
         "composite.shard=128",
+        "classify.shard=128",
     )
     for path in (folder / "run" / "maps").glob("*.tif"):
         other = folder / "run-cut" / "maps" / path.name
@@ -110,7 +136,7 @@ def test_a_second_start_makes_nothing_anew(mapped: tuple[Path, str], mpirun: Mpi
     folder = mapped[0]
     made = {
         path: path.stat().st_mtime_ns
-        for kind in ("composites", "samples", "model", "probabilities", "maps")
+        for kind in ("composites", "samples", "model", "probabilities", "consistent", "maps")
         for path in (folder / "run" / kind).rglob("*.*")
         if path.suffix in (".h5", ".pt", ".tif")
     }
@@ -122,7 +148,7 @@ def test_a_second_start_makes_nothing_anew(mapped: tuple[Path, str], mpirun: Mpi
 def test_status_and_plan_say_what_is_done(mapped: tuple[Path, str], mpirun: Mpirun) -> None:
     folder = mapped[0]
     said = lcu(mpirun, 2, "status", folder)
-    assert "classify   4 finished files" in said and "0 failed" in said
+    assert "classify   8 finished files" in said and "0 failed" in said
     said = lcu(mpirun, 1, "plan", folder)
     assert "memory/rank" in said and "32TQS" in said
     said = lcu(mpirun, 1, "plan", folder, "run.memory_per_rank=0.3", code=2)
@@ -205,14 +231,16 @@ def test_a_tile_year_without_acquisitions_is_reported_and_its_maps_are_nodata(
     assert "32TQS 2019" in said and ["composite", "32TQS 2019"] in [
         row[:2] for row in failed(copied)
     ]
-    cover = gdal.Open(
-        str(next((copied / "run" / "maps").glob("LCU_LC_MAP_S2019*32TQS*.tif")))
-    ).ReadAsArray()
-    assert (cover == 255).all()
-    cover = gdal.Open(
-        str(next((copied / "run" / "maps").glob("LCU_LC_MAP_S2018*32TQS*.tif")))
-    ).ReadAsArray()
-    assert (cover < 254).mean() > 0.9
+    # The map of that year follows from the other one, and says so.
+    run = copied / "run"
+    assert (published(run, "NOBS", "S2019", "32TQS") == 0).all()
+    cover, before = (published(run, layer, "S2019", "32TQS") for layer in ("MAP", "POST"))
+    assert (before[cover < 254] == 252).all() and (cover < 254).mean() > 0.9
+    other = published(run, "MAP", "S2018", "32TQS")
+    assert (cover == other)[:, 100:].all()  # where the other tile does not reach
+    lcu(mpirun, 2, "classify", copied, "classify.years=none", code=1)
+    lcu(mpirun, 2, "publish", copied, "classify.years=none", code=1)
+    assert (published(run, "MAP", "S2019", "32TQS") == 255).all()
 
 
 def test_a_tile_without_any_acquisition_is_reported(copied: Path, mpirun: Mpirun) -> None:

@@ -165,3 +165,41 @@ def test_corine_12_takes_its_colours_from_the_official_legend(official):
     colours = {tuple(int(part) for part in row["RGB"].split("-")) for row in official}
     strange = [e.name for e in legend.load("corine-12").classes if e.rgb not in colours]
     assert strange == ["Rocks"]  # darker than the official one, which is close to Sand
+
+
+def test_transitions_prefer_what_is_plausible() -> None:
+    classes = [entry(1, "Forest"), entry(2, "Shrub"), entry(3, "Urban")]
+    table = {"change": 0.1, "unlikely": 0.5, "to": {"Forest": ["Shrub"]}}
+    parsed = legend.parse({"class": classes, "transitions": table}, "mine.toml")
+    expected = [[0.925, 0.05, 0.025], [0.025, 0.95, 0.025], [0.025, 0.025, 0.95]]
+    np.testing.assert_allclose(parsed.transition_matrix(), expected)
+    plain = legend.parse({"class": classes}, "mine.toml").transition_matrix()
+    np.testing.assert_allclose(plain, np.full((3, 3), 0.1) + np.eye(3) * 0.7)
+
+
+def test_transitions_of_every_legend_add_up_to_one() -> None:
+    files = [
+        *legend.LEGENDS.glob("*.toml"),
+        *(Path(__file__).parents[1] / "examples" / "legends").glob("*.toml"),
+    ]
+    for file in files:
+        matrix = legend.load(file).transition_matrix()
+        np.testing.assert_allclose(matrix.sum(axis=1), 1)
+        assert (np.diag(matrix) > 0.7).all() and (matrix >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ({"change": 2}, "transitions.change must be a number from 0 to 1, found 2"),
+        ({"unlikely": "x"}, "transitions.unlikely must be"),
+        ({"from": {}}, "transitions.from: no such key"),
+        ({"to": {"Heath": ["Forest"]}}, "no class 'Heath'"),
+        ({"to": {"Forest": "Forest"}}, "must be a list of class names"),
+        ({"to": 3}, r"transitions.to must be a table"),
+        ([], "transitions must be a table"),
+    ],
+)
+def test_transitions_that_name_what_is_not_there_are_refused(table, expected) -> None:
+    with pytest.raises(legend.LegendError, match=expected):
+        legend.parse({"class": [entry()], "transitions": table}, "mine.toml")

@@ -146,6 +146,28 @@ def test_probabilities_have_a_band_for_each_class(tmp_path):
     np.testing.assert_array_equal(dataset.ReadAsArray(), expected)
 
 
+def test_changes_have_both_classes_and_their_probability(tmp_path):
+    values = np.full((3, SIDE, SIDE), 253, dtype=np.uint8)
+    values[2], values[:, 7, :50] = 3, np.array([[9], [10], [240]])
+    dataset = write(tmp_path / "c.tif", "CHG", values)
+    assert_cog(tmp_path / "c.tif")
+    bands = [dataset.GetRasterBand(number) for number in range(1, 4)]
+    assert [band.GetDescription() for band in bands] == list(geotiff.CHANGE_BANDS)
+    np.testing.assert_array_equal(dataset.ReadAsArray(), values)
+
+
+def test_altered_pixels_say_in_words_what_they_were(tmp_path):
+    values = np.full((SIDE, SIDE), 253, dtype=np.uint8)
+    values[0, :3] = 9, 252, 255
+    dataset = write(tmp_path / "post.tif", "POST", values)
+    band = dataset.GetRasterBand(1)
+    names = band.GetCategoryNames()
+    assert [names[value] for value in (9, 252, 253)] == [
+        "Conifers", "nothing observed in the year", "not altered",
+    ]  # fmt: skip
+    assert band.GetColorTable().GetColorEntry(9)[:3] == LEGEND.classes[8].rgb
+
+
 def test_marks_never_enter_an_average(tmp_path):
     values = np.full((SIDE, SIDE), 60, dtype=np.uint8)
     values[::2] = 254
@@ -282,6 +304,10 @@ class World:
             return np.where(values > 250, 255, values * 5).astype(np.uint8)
         if layer == "NOBS":
             return values.astype(np.uint16) + 100
+        if layer == "POST":
+            return np.where(values > 250, 255, 253).astype(np.uint8)
+        if layer == "CHG":
+            return np.stack([values, self.map[2018][block.slices], values])
         hits = values == np.arange(1, 13, dtype=np.uint8)[:, None, None]
         return np.where(values > 250, values, hits * np.uint8(250)).astype(np.uint8)
 
@@ -304,13 +330,13 @@ def test_every_layer_of_every_year_is_published(world):
     names = {Path(path).name for path in paths}
     expected = {
         f"LCU_LC_{layer}_S{year}_R10m_31AAA_32631_V01.tif"
-        for layer in ("MAP", "CONF", "NOBS", "PROB")
+        for layer in ("MAP", "CONF", "NOBS", "PROB", "POST")
         for year in (2018, 2019)
-    }
+    } | {"LCU_LC_CHG_2018-2019_R10m_31AAA_32631_V01.tif"}
     pictures = {f"LCU_LC_MAP_S{year}_R10m_31AAA_32631_V01.png" for year in (2018, 2019)}
     assert names == expected | pictures | {"index.html"}
     assert all(Path(path).stat().st_size for path in paths)
-    found = gdal.Open(paths[2]).ReadAsArray()
+    found = gdal.Open(next(path for path in paths if "_MAP_S2018" in path)).ReadAsArray()
     np.testing.assert_array_equal(found, world.map[2018])
     left = [path for path in config.directory.rglob(".*")]
     assert left == []
@@ -329,7 +355,7 @@ def test_what_is_published_already_is_left_alone(world):
     assert (again, failures, world.asked) == (paths, [], [])
     assert times == {path: Path(path).stat().st_mtime_ns for path in times}
     world.run(config, fingerprint=lambda tile, year, layer: f"other-{year}")
-    assert len(set(world.asked)) == 8
+    assert len(set(world.asked)) == 11
 
 
 def test_a_product_that_fails_is_named_and_the_others_are_made(world):
@@ -340,7 +366,7 @@ def test_a_product_that_fails_is_named_and_the_others_are_made(world):
 
     paths, failures = world.run(world.config(), layers=layers)
     assert failures == [Failure("publish", "31AAA 2018 MAP", "OSError: shard is gone")]
-    assert sum(path.endswith(".tif") for path in paths) == 7
+    assert sum(path.endswith(".tif") for path in paths) == 10
     assert sum(path.endswith(".png") for path in paths) == 1
     page = Path(paths[-1]).read_text(encoding="utf-8")
     assert "shard is gone" in page

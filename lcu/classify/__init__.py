@@ -1,6 +1,15 @@
-"""Classify: model + composites -> yearly probabilities -> land cover and confidence."""
+"""Classify: model + composites -> yearly probabilities -> consistent maps, confidence and change."""
 
 from lcu.classify.maps import confidence, land_cover, quantise
 from lcu.classify.stage import Maps, run
+from lcu.classify.years import most_likely_years, posterior_of_years
 
-__all__ = ["Maps", "confidence", "land_cover", "quantise", "run"]
+__all__ = [
+    "Maps",
+    "confidence",
+    "land_cover",
+    "most_likely_years",
+    "posterior_of_years",
+    "quantise",
+    "run",
+]

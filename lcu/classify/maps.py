@@ -52,3 +52,19 @@ def confidence(probability: np.ndarray) -> np.ndarray:
     margin = top.astype(np.int32) - second
     percent = (2 * 100 * margin + SCALE) // (2 * SCALE)
     return np.where(probability[0] >= OUTSIDE, NODATA, percent).astype(np.uint8)
+
+
+def confidence_of(probability: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return 100 x (probability of the chosen class - largest of the others), uint8 [y, x]; at least 0.
+
+    Parameters
+    ----------
+    probability : ndarray[class, y, x], uint8
+        0..250, or 254, 255 in all classes alike.
+    labels : ndarray[y, x], uint8
+        The chosen class indices; 255 = none.
+    """
+    chosen = labels[None] == np.arange(len(probability), dtype=np.uint8)[:, None, None]
+    own = np.where(chosen, probability, 0).max(axis=0).astype(np.int32)
+    others = np.where(chosen, 0, probability).max(axis=0)
+    return ((2 * 100 * np.maximum(own - others, 0) + SCALE) // (2 * SCALE)).astype(np.uint8)

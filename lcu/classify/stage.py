@@ -1,4 +1,7 @@
-"""The shell of the classification stage: reads blocks of composites, predicts, writes probabilities."""
+"""The shell of the classification stage: reads blocks of composites, predicts, writes probabilities.
+
+`consistency` makes consistent maps of them afterwards.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,27 @@ import torch
 from mpi4py import MPI
 
 from lcu import store
+from lcu.classify import consistency
+from lcu.classify.ahead import ahead
 from lcu.classify.maps import confidence, land_cover, quantise
 from lcu.composite import Composites, fill_gaps
 from lcu.config import Config, provenance
 from lcu.grid import Block, Tile, split
-from lcu.legend import NODATA, OUTSIDE, Legend
+from lcu.legend import NODATA, OUTSIDE, UNCHANGED, Legend
 from lcu.ranks import on_root, share, together
-from lcu.store import CELL, OBSERVATIONS, PROBABILITY, Piece, Shard
+from lcu.store import (
+    BEFORE,
+    CELL,
+    CHANGE,
+    CONFIDENCE,
+    LAND_COVER,
+    OBSERVATIONS,
+    POSTERIOR,
+    PREVIOUS,
+    PROBABILITY,
+    Piece,
+    Shard,
+)
 from lcu.train import Cut, Model
 from lcu.train import load as load_model
 
@@ -40,21 +57,23 @@ class Maps:
     legend: Legend
     shard: int
     marks: dict[tuple[str, int], str]
+    consistent: str | None
 
     @classmethod
     def open(cls, config: Config) -> Maps:
         """Open the probabilities of a run; StoreError where an earlier stage has not run."""
         composites, model = Composites.open(config), load_model(config.directory)
-        marks = {
-            (tile, year): year_mark(config, composites, model, tile, year)
-            for tile in composites.tiles
-            for year in config.archive.years
-        }
-        return cls(config.directory, composites.tiles, config.legend, config.classify.shard, marks)
+        marks = marks_of(config, composites, model)
+        consistent = None
+        if config.classify.years != "none":
+            consistent = consistency.Source(config, composites.tiles, marks).mark
+        return cls(
+            config.directory, composites.tiles, config.legend, config.classify.shard, marks, consistent
+        )  # fmt: skip
 
     def probability(self, tile: str, year: int, block: Block) -> np.ndarray:
-        """Read probabilities, uint8 [class, y, x], x 250; 255 nodata, 254 outside."""
-        return self._read(tile, year, block, PROBABILITY)
+        """Read probabilities, uint8 [class, y, x], x 250; 255 nodata, 254 outside; given all years where it may."""
+        return self._read(tile, year, block, PROBABILITY if self.consistent is None else POSTERIOR)
 
     def observations(self, tile: str, year: int, block: Block) -> np.ndarray:
         """Read the number of clear observations in a year, uint16 [y, x]."""
@@ -62,38 +81,69 @@ class Maps:
 
     def land_cover(self, tile: str, year: int, block: Block) -> np.ndarray:
         """Read land cover, uint8 [y, x]: class value; 255 nodata, 254 outside."""
+        if self.consistent is not None:
+            return self._read(tile, year, block, LAND_COVER)
         return land_cover(self.probability(tile, year, block), self.legend.values)
 
     def fingerprint(self, tile: str, year: int, name: str) -> str:
         """Return what a published layer follows from."""
-        return store.fingerprint("layer 1", name, self.marks[tile, year])
+        return store.fingerprint("layer 2", name, self.marks[tile, year], self.consistent)
 
     def layer(self, tile: str, year: int, name: str, block: Block) -> np.ndarray:
-        """Read a published layer: MAP, CONF, NOBS or PROB."""
+        """Read a published layer: MAP, CONF, NOBS or PROB; POST and CHG of consistent maps."""
         if name == "NOBS":
             return self.observations(tile, year, block)
-        probability = self.probability(tile, year, block)
+        if name == "MAP":
+            return self.land_cover(tile, year, block)
         if name == "PROB":
-            return probability
-        return (
-            land_cover(probability, self.legend.values)
-            if name == "MAP"
-            else confidence(probability)
-        )
+            return self.probability(tile, year, block)
+        if name == "POST":
+            return self._read(tile, year, block, BEFORE)
+        if name == "CHG":
+            return self.change(tile, year, block)
+        if self.consistent is not None:
+            return self._read(tile, year, block, CONFIDENCE)
+        return confidence(self.probability(tile, year, block))
+
+    def change(self, tile: str, year: int, block: Block) -> np.ndarray:
+        """Read what changed since the year before, uint8 [3, y, x]: class before, class after, probability x 250.
+
+        Both classes are 253 where they are the same; 255 is nodata.
+        """
+        before = self._read(tile, year, block, PREVIOUS)
+        after = self._read(tile, year, block, LAND_COVER)
+        known = before != NODATA
+        same = known & (before == after)
+        pair = [
+            np.where(same, np.uint8(UNCHANGED), np.where(known, part, NODATA))
+            for part in (before, after)
+        ]
+        return np.stack([*pair, self._read(tile, year, block, CHANGE)]).astype(np.uint8)
 
     def _read(self, tile: str, year: int, block: Block, dataset: store.Dataset) -> np.ndarray:
+        of_year = dataset in (PROBABILITY, OBSERVATIONS)
+        kind = "probabilities" if of_year else consistency.KIND
+        mark = self.marks[tile, year] if of_year else self.consistent
         return store.read_block(
-            self.directory, "probabilities", self.tiles[tile], year, self.shard,
-            self.marks[tile, year], dataset, block,
-        )  # fmt: skip
+            self.directory, kind, self.tiles[tile], year, self.shard, mark, dataset, block
+        )
+
+
+def marks_of(config: Config, composites: Composites, model: Model) -> dict[tuple[str, int], str]:
+    """Return (tile, year) -> fingerprint of its probabilities."""
+    return {
+        (tile, year): year_mark(config, composites, model, tile, year)
+        for tile in composites.tiles
+        for year in config.archive.years
+    }
 
 
 def year_mark(config: Config, composites: Composites, model: Model, tile: str, year: int) -> str:
     """Return the fingerprint of the probabilities of a tile and year."""
-    strategy = config.table()["classify"]
     return store.fingerprint(
         "probabilities 1",
-        strategy,
+        config.classify.strategy,
+        config.classify.shard,
         year,
         model.fingerprint,
         model.about["tensors"],
@@ -115,11 +165,10 @@ def run(config: Config, comm: MPI.Comm, report: Any) -> str:
     with together(comm, "reading the model"):
         model = load_model(config.directory)
         _check(model, config)
-    marks = {
-        (tile, year): year_mark(config, composites, model, tile, year)
-        for tile in composites.tiles
-        for year in config.archive.years
-    }
+    marks = marks_of(config, composites, model)
+    size = None
+    if config.classify.years != "none":  # before anything is computed, for it may not fit
+        size = consistency.block_size(config, composites.tiles, comm.size, consistency.BLOCK)
     todo = on_root(comm, "looking for finished probabilities", _left, config, composites, marks)
     costs = [block.height * block.width * len(years) for _, block, years in todo]
     group, index, count = store.groups(comm, costs)
@@ -131,7 +180,11 @@ def run(config: Config, comm: MPI.Comm, report: Any) -> str:
     group.Free()
     comm.Barrier()
     pixels = sum(block.height * block.width * len(years) for _, block, years in todo)
-    return f"{pixels / 1e6:.1f} million pixels classified"
+    said = f"{pixels / 1e6:.1f} million pixels classified"
+    if size is None:
+        return said
+    source = consistency.Source(config, composites.tiles, marks)
+    return f"{said}, {consistency.run(source, comm, size, report)}"
 
 
 def _check(model: Model, config: Config) -> None:
@@ -181,25 +234,29 @@ def _make_shards(
     owner = share([part.height * part.width for part in parts], group.size)
     results: dict[Block, dict[int, Layers]] = {}
     with together(group, f"classifying {tile} at row {block.row}, column {block.col}"):
-        for part, rank in zip(parts, owner, strict=True):
-            if rank == group.rank:
-                results[part] = classify_block(config, composites, model, tile, part, years)
+        own = [part for part, rank in zip(parts, owner, strict=True) if rank == group.rank]
+        for part, given in ahead(lambda part: read(composites, tile, part), own):
+            results[part] = classify_block(config, composites, model, *given, years)
     for year in years:
         shard = Shard("probabilities", tile, year, block)
         layers = {part: by_year[year] for part, by_year in results.items()}
         _write_shard(config, group, shard, marks[tile, year], composites.tiles[tile], parts, layers)
 
 
+def read(composites: Composites, tile: str, block: Block) -> tuple[np.ndarray, np.ndarray]:
+    """Read reflectance [time, band, y, x] and clear observations [time, y, x] of a block."""
+    return composites.read(tile, block), composites.read_count(tile, block)
+
+
 def classify_block(
     config: Config,
     composites: Composites,
     model: Model,
-    tile: str,
-    block: Block,
+    reflectance: np.ndarray,
+    count: np.ndarray,
     years: Sequence[int],
 ) -> dict[int, Layers]:
     """Return (probability uint8 [class, y, x], observations uint16 [y, x]) of a block for each year."""
-    reflectance, count = composites.read(tile, block), composites.read_count(tile, block)
     series = reflectance if model.reads_gaps else fill_gaps(reflectance, composites.days)[0]
     # Where the state goes from year to year, a year's answer must not depend on which others are left to do.
     read = config.archive.years if model.carries else years

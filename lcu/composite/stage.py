@@ -358,6 +358,7 @@ def plan(config: Config, comm: MPI.Comm, ranks: int) -> list[dict[str, Any]]:
         ]
         rows.append({
             "tile": name,
+            "where": tile,
             "grid": f"{tile.grid.height} x {tile.grid.width}",
             "acquisitions": len(found[name]),
             "shards": len(shards),

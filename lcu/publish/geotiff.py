@@ -13,7 +13,7 @@ from osgeo import gdal, gdal_array, osr
 
 from lcu.disk import check_dense, sync, writing
 from lcu.grid import Block, Grid
-from lcu.legend import NODATA, OUTSIDE, Legend
+from lcu.legend import NODATA, OUTSIDE, UNCHANGED, UNKNOWN, Legend
 
 gdal.UseExceptions()
 
@@ -58,6 +58,17 @@ LAYERS = {
     ),
 }  # fmt: skip
 
+# What consistent maps have besides: what the year alone would have said where that was altered, and the change since
+# the year before (three bands).
+CONSISTENT = {
+    "POST": Layer("class before the choice over years, where it was altered", NODATA, None, "MODE"),
+    "CHG": Layer("change", NODATA, None, "NEAREST"),
+}
+CHANGE_BANDS = (
+    "class before, where it changed", "class after, where it changed", "probability of change x 250",
+)  # fmt: skip
+UNCHANGED_COLOUR, UNKNOWN_COLOUR = (245, 245, 245), (0, 0, 0)
+
 
 def epsg_code(grid: Grid) -> str:
     """Return the EPSG code of a grid as text, or ``local`` where its CRS has none."""
@@ -65,10 +76,16 @@ def epsg_code(grid: Grid) -> str:
     return code if authority.upper() == "EPSG" and code.isdigit() else "local"
 
 
-def product_name(layer: str, year: int, grid: Grid, tile: str, version: int) -> str:
-    """Return the file name of a product, such as LCU_LC_MAP_S2019_R10m_31UFT_32631_V01.tif."""
+def product_name(
+    layer: str, year: int, grid: Grid, tile: str, version: int, since: int | None = None
+) -> str:
+    """Return the file name of a product, such as LCU_LC_MAP_S2019_R10m_31UFT_32631_V01.tif.
+
+    Of a change `since` a year: LCU_LC_CHG_2018-2019_R10m_31UFT_32631_V01.tif.
+    """
+    when = f"S{year}" if since is None else f"{since}-{year}"
     resolution = f"R{grid.resolution:g}m"
-    return f"LCU_LC_{layer}_S{year}_{resolution}_{tile}_{epsg_code(grid)}_V{version:02d}.tif"
+    return f"LCU_LC_{layer}_{when}_{resolution}_{tile}_{epsg_code(grid)}_V{version:02d}.tif"
 
 
 def write_product(
@@ -84,9 +101,10 @@ def write_product(
     Parameters
     ----------
     layer : str
-        A key of `LAYERS`.
+        A key of `LAYERS` or `CONSISTENT`.
     read : callable Block -> ndarray[y, x] or ndarray[band, y, x]
-        Values of a block; uint8 or uint16, the same for all blocks. Bands are the legend's classes.
+        Values of a block; uint8 or uint16, the same for all blocks. Bands are the legend's classes, or
+        `CHANGE_BANDS`.
     tags : mapping
         Metadata of the file.
 
@@ -103,7 +121,7 @@ def write_product(
     try:
         with writing(path):
             plain = _write_plain(workshop / "plain.tif", layer, grid, read, legend, tags)
-            _write_optimised(workshop / "whole.tif", plain, LAYERS[layer])
+            _write_optimised(workshop / "whole.tif", plain, _about(layer))
             check_dense(workshop / "whole.tif")
             # The companion first: a product that is there is there with its names.
             for suffix in (".aux.xml", ""):
@@ -135,7 +153,7 @@ def _write_plain(
 ) -> gdal.Dataset:
     dataset = None
     for block in grid.blocks(BLOCK):
-        values = _clean(np.asarray(read(block)), LAYERS[layer])
+        values = _clean(np.asarray(read(block)), _about(layer))
         if values.shape[1:] != (block.height, block.width):
             raise ValueError(f"{layer}: block {block} came with shape {values.shape}")
         if dataset is None:
@@ -169,36 +187,46 @@ def _create(path: Path, grid: Grid, bands: int, dtype: np.dtype) -> gdal.Dataset
 
 def _describe(dataset: gdal.Dataset, layer: str, legend: Legend, tags: Mapping[str, str]) -> None:
     """Give a new file its names, colours, nodata and metadata."""
-    about = LAYERS[layer]
+    about = _about(layer)
     dataset.SetMetadata({"LCU_LAYER": layer, **tags})
     for number in range(1, dataset.RasterCount + 1):
         band = dataset.GetRasterBand(number)
+        names = CHANGE_BANDS if layer == "CHG" else legend.names
         several = dataset.RasterCount > 1
-        band.SetDescription(legend.names[number - 1] if several else about.description)
+        band.SetDescription(names[number - 1] if several else about.description)
         if about.nodata is not None:
             band.SetNoDataValue(about.nodata)
         if about.scale is not None:
             band.SetScale(about.scale)
             band.SetOffset(0)
-    if layer == "MAP":
-        band.SetColorTable(_colours(legend))
-        band.SetCategoryNames(_names(legend))
+    if layer in ("MAP", "POST"):
+        band.SetColorTable(_colours(legend, layer))
+        band.SetCategoryNames(_names(legend, layer))
         band.SetMetadata({f"CLASS_{entry.value}": entry.name for entry in legend.classes})
 
 
-def _colours(legend: Legend) -> gdal.ColorTable:
+def _about(layer: str) -> Layer:
+    return LAYERS[layer] if layer in LAYERS else CONSISTENT[layer]
+
+
+def _colours(legend: Legend, layer: str) -> gdal.ColorTable:
     table = gdal.ColorTable()
     table.SetColorEntry(OUTSIDE, (*OUTSIDE_COLOUR, 255))
     table.SetColorEntry(NODATA, (255, 255, 255, 0))
+    if layer == "POST":
+        table.SetColorEntry(UNCHANGED, (*UNCHANGED_COLOUR, 255))
+        table.SetColorEntry(UNKNOWN, (*UNKNOWN_COLOUR, 255))
     for entry in legend.classes:
         table.SetColorEntry(entry.value, (*entry.rgb, 255))
     return table
 
 
-def _names(legend: Legend) -> list[str]:
+def _names(legend: Legend, layer: str) -> list[str]:
     """Return a name for each value 0..255; empty where a value means nothing."""
     names = [""] * (NODATA + 1)
     names[OUTSIDE], names[NODATA] = "outside", "no data"
+    if layer == "POST":
+        names[UNCHANGED], names[UNKNOWN] = "not altered", "nothing observed in the year"
     for entry in legend.classes:
         names[entry.value] = entry.name
     return names
@@ -224,9 +252,11 @@ def _write_optimised(path: Path, plain: gdal.Dataset, layer: Layer) -> None:
     band.ReadAsArray(written.RasterXSize - 1, written.RasterYSize - 1, 1, 1)
 
 
-def read_blocks(path: Path, grid: Grid, size: int) -> Iterable[tuple[Block, np.ndarray]]:
-    """Yield the blocks of a one-band product: uint8 [y, x]."""
+def read_blocks(
+    path: Path, grid: Grid, size: int, number: int = 1
+) -> Iterable[tuple[Block, np.ndarray]]:
+    """Yield the blocks of one band of a product: uint8 [y, x]."""
     dataset = gdal.Open(str(path))
-    band = dataset.GetRasterBand(1)
+    band = dataset.GetRasterBand(number)
     for block in grid.blocks(size):
         yield block, band.ReadAsArray(block.col, block.row, block.width, block.height)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from lcu.grid import Block, Grid
-from lcu.legend import NODATA, OUTSIDE, Legend
-from lcu.publish.geotiff import OUTSIDE_COLOUR
+from lcu.legend import NODATA, OUTSIDE, UNCHANGED, Legend
+from lcu.publish.geotiff import OUTSIDE_COLOUR, UNCHANGED_COLOUR
 
 LARGEST_SIDE = 1000
 # Side of the blocks that are read for a picture, about; a multiple of the stride is taken.
@@ -46,7 +46,7 @@ def shrink(
 def commonest(values: np.ndarray, stride: int, legend: Legend) -> np.ndarray:
     """Return the commonest value of each square of `stride` pixels: uint8 [y, x] -> uint8 [y, x].
 
-    The smallest value wins a tie; what is neither a class nor outside is nodata.
+    The smallest value wins a tie; what is neither a class nor outside nor unchanged is nodata.
     """
     if stride == 1:
         return values
@@ -54,7 +54,7 @@ def commonest(values: np.ndarray, stride: int, legend: Legend) -> np.ndarray:
     edges = ((0, -height % stride), (0, -width % stride))
     padded = np.pad(values, edges, constant_values=NODATA)
     squares = padded.reshape(padded.shape[0] // stride, stride, -1, stride)
-    candidates = [*legend.values.tolist(), OUTSIDE]
+    candidates = [*legend.values.tolist(), OUTSIDE, UNCHANGED]
     best = np.full((squares.shape[0], squares.shape[2]), NODATA, dtype=np.uint8)
     most = np.zeros(best.shape, dtype=np.int64)
     for value in candidates:
@@ -65,9 +65,10 @@ def commonest(values: np.ndarray, stride: int, legend: Legend) -> np.ndarray:
 
 
 def colours(values: np.ndarray, legend: Legend) -> np.ndarray:
-    """Return uint8 [y, x, 3] red, green, blue; white where there is no data."""
+    """Return uint8 [y, x, 3] red, green, blue; white where there is no data, pale where nothing changed."""
     table = np.full((256, 3), 255, dtype=np.uint8)
     table[OUTSIDE] = OUTSIDE_COLOUR
+    table[UNCHANGED] = UNCHANGED_COLOUR
     for entry in legend.classes:
         table[entry.value] = entry.rgb
     return table[values]
@@ -171,6 +172,8 @@ def _entries(
     entries = [(entry.name, entry.rgb) for entry in legend.classes]
     if OUTSIDE in found:
         entries.append(("outside", OUTSIDE_COLOUR))
+    if UNCHANGED in found:
+        entries.append(("not changed", UNCHANGED_COLOUR))
     if NODATA in found:
         entries.append(("no class or no data", (255, 255, 255)))
     return [(name, tuple(part / 255 for part in colour)) for name, colour in entries]

@@ -106,8 +106,25 @@ def facts(config: Config, tiles: Mapping[str, Tile], paths: Sequence[str]) -> li
             "not recorded" if decoded is None else f"{decoded:.2f} x the pixels of the files",
         ),
         ("Model", f"{config.train.model}, {config.classify.strategy}"),
+        ("Choice over years", choice(config)),
         ("Maps", f"{products} GeoTIFF files in maps/"),
     ]
+
+
+def choice(config: Config) -> str:
+    """Say how the years were made consistent."""
+    about = config.classify
+    if about.years == "none":
+        return "none: every year for itself"
+    parts = [
+        {"hmm": "hidden Markov model", "clcplus": f"rule of CLC+, percentile {about.percentile:g}"}[
+            about.years
+        ]
+    ]
+    parts += ["the old map as evidence"] if about.old_map else []
+    parts += [f"smoothing {about.smooth}"] if about.smooth != "none" else []
+    parts += [f"unit {about.minimum_unit:g} ha"] if about.minimum_unit else []
+    return ", ".join(parts)
 
 
 def _span(years: Sequence[int]) -> str:

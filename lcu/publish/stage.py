@@ -24,7 +24,7 @@ from lcu.sample import Samples
 STAGE = "publish"
 
 # Probabilities have a band for each class and take about that much longer.
-COST = {"MAP": 1.0, "CONF": 1.0, "NOBS": 1.0, "PROB": 12.0}
+COST = {"MAP": 1.0, "CONF": 1.0, "NOBS": 1.0, "PROB": 12.0, "POST": 1.0, "CHG": 3.0}
 
 LayersOf = Callable[[str, int, str, Block], np.ndarray]
 OldMap = Callable[[str, Block], np.ndarray]
@@ -49,7 +49,8 @@ def run(
     ----------
     layers : callable (tile id, year, layer, block) -> ndarray
         ``MAP`` uint8 [y, x], ``CONF`` uint8 [y, x], ``NOBS`` uint8 or uint16 [y, x], ``PROB`` uint8
-        [class, y, x]; the same type for every block.
+        [class, y, x]; the same type for every block. Of consistent maps also ``POST`` uint8 [y, x] and ``CHG`` uint8
+        [3, y, x].
     old : callable (tile id, block) -> ndarray[y, x], uint8
         The old map in class values.
     accuracy : mapping or None
@@ -74,7 +75,7 @@ def run(
         (tile, year, layer)
         for tile in tiles.values()
         for year in config.archive.years
-        for layer in geotiff.LAYERS
+        for layer in layers_of(config, year)
     ]
     written, failed = _each(
         ranks.mine(products, comm, lambda unit: COST[unit[2]]),
@@ -149,8 +150,15 @@ def _each(units: Iterable[tuple], work: Callable[[tuple], str]) -> tuple[list[st
     return paths, failures
 
 
+def layers_of(config: Config, year: int) -> list[str]:
+    """Return the layers of a year: those of consistent maps where there are such, changes from the second year on."""
+    consistent = ["POST"] if config.classify.years != "none" else []
+    return [*geotiff.LAYERS, *consistent, *(["CHG"] if year in config.changes else [])]
+
+
 def _path(config: Config, tile: Tile, year: int, layer: str) -> Path:
-    name = geotiff.product_name(layer, year, tile.grid, tile.id, config.publish.version)
+    since = config.changes[year] if layer == "CHG" else None
+    name = geotiff.product_name(layer, year, tile.grid, tile.id, config.publish.version, since)
     return config.directory / "maps" / name
 
 
@@ -167,6 +175,8 @@ def _write_product(
     if made_from and geotiff.is_published(path, made_from):
         return str(path)
     tags = tags_of(config, tile, year, made_from)
+    if layer == "CHG":
+        tags["LCU_SINCE"] = str(config.changes[year])
 
     def read(block: Block) -> np.ndarray:
         return layers(tile.id, year, layer, block)
@@ -214,6 +224,10 @@ def _draw(
         (f"old map, {config.sample.old_map_year}", outdated),
         (f"map of {year}", geotiff.read_blocks(path, grid, size)),
     ]
+    changed = _path(config, tile, year, "CHG") if year in config.changes else None
+    if changed is not None and changed.exists():
+        blocks = geotiff.read_blocks(changed, grid, size, number=2)
+        sources.append((f"changed since {config.changes[year]}", blocks))
     reference = _reference_blocks(config, tile, year, size)
     if reference is not None:
         sources.append(("reference", reference))

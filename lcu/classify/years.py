@@ -1,0 +1,109 @@
+"""The choice over years: a hidden Markov model of each pixel. Arrays in memory: no files, no MPI.
+
+The classes of a pixel over the years are a chain: what a year's acquisitions say of each class
+(`probability`), and how likely a class is followed by another one (`transition`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lcu import _years
+
+MOST_CLASSES = 250
+
+
+def most_likely_years(
+    probability: np.ndarray, transition: np.ndarray, *, threads: int = 1
+) -> np.ndarray:
+    """Return the most likely sequence of classes of each pixel (Viterbi), exactly.
+
+    The sequence c with the largest product of all probability[year, c[year]] and
+    transition[c[year], c[year + 1]], in single precision.
+
+    Parameters
+    ----------
+    probability : ndarray[year, class, y, x], float32
+        How likely a year's observations are where the class is so, in any unit, not negative. A year
+        with NaN in any class, or with 0 in all, is missing: its class follows from the others.
+    transition : ndarray[from, to] or ndarray[year - 1, from, to], float
+        Probability that a class is followed by another in the next year; one matrix for all years, or one
+        for each step.
+    threads : int
+        Threads over pixels; the result does not depend on it.
+
+    Returns
+    -------
+    ndarray[year, y, x], uint8
+        Class index; 255 where all years are missing. Of sequences that are equally likely the one whose
+        last class is first in the legend, then whose last but one is, and so on. Where the zeros of
+        `transition` leave none, the sequence is broken before the year that fits no earlier one.
+
+    Raises
+    ------
+    ValueError
+        Where the shapes do not fit each other, or a number of `transition` is negative or not finite.
+    """
+    flat, forth, back = _prepare(probability, transition)
+    labels = np.full((len(flat), flat.shape[2]), 255, np.uint8)
+    if flat.size:
+        _years.decode(flat, forth, back, labels, _threads(threads))
+    return labels.reshape(len(flat), *probability.shape[2:])
+
+
+def posterior_of_years(
+    probability: np.ndarray, transition: np.ndarray, *, threads: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the probability of each class and of a change, given all years (forward-backward).
+
+    Parameters
+    ----------
+    probability, transition, threads
+        As in `most_likely_years`; the rows of `transition` should add up to 1.
+
+    Returns
+    -------
+    posterior : ndarray[year, class, y, x], float32
+        Probability of the class in that year. All classes alike where all years are missing and the
+        transitions prefer none.
+    change : ndarray[year - 1, y, x], float32
+        Probability that the class differs from that of the year before; 1 where the sequence is broken.
+    """
+    flat, forth, back = _prepare(probability, transition)
+    posterior = np.zeros(flat.shape, np.float32)
+    change = np.zeros((max(len(flat) - 1, 1), flat.shape[2]), np.float32)
+    if flat.size:
+        _years.posterior(flat, forth, back, posterior, change, _threads(threads))
+    shape = probability.shape
+    return posterior.reshape(shape), change[: len(flat) - 1].reshape(len(flat) - 1, *shape[2:])
+
+
+def _prepare(
+    probability: np.ndarray, transition: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return probability [year, class, pixel], transition [step, from, to] and [step, to, from], float32."""
+    if probability.ndim != 4 or not probability.shape[0]:
+        raise ValueError(
+            f"probability must be [year, class, y, x] of a year at least, found {probability.shape}"
+        )
+    classes = probability.shape[1]
+    if not 1 <= classes <= MOST_CLASSES:
+        raise ValueError(f"1 to {MOST_CLASSES} classes are expected, found {classes}")
+    matrix = np.ascontiguousarray(transition, np.float32)
+    steps = max(len(probability) - 1, 1)
+    if matrix.shape not in ((classes, classes), (steps, classes, classes)):
+        raise ValueError(
+            f"transition must be [{classes}, {classes}] or [{steps}, {classes}, {classes}] for {len(probability)} "
+            f"years of {classes} classes, found {matrix.shape}"
+        )
+    if not (np.isfinite(matrix).all() and (matrix >= 0).all()):
+        raise ValueError("transition must hold finite numbers from 0 on")
+    forth = np.ascontiguousarray(np.broadcast_to(matrix, (steps, classes, classes)))
+    flat = np.ascontiguousarray(probability, np.float32).reshape(*probability.shape[:2], -1)
+    return flat, forth, np.ascontiguousarray(forth.transpose(0, 2, 1))
+
+
+def _threads(threads: int) -> int:
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, found {threads}")
+    return threads

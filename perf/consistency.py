@@ -1,0 +1,262 @@
+"""What each step of consistency does where the truth is known: the table of `docs/consistency.md`.
+
+    python perf/consistency.py --seeds 3 --years 3 6
+
+Every seed is a landscape of its own: simulated, sampled and classified once by the chain, over the most years that are
+asked for. Each step alone and all together then work on the probabilities that the chain stored; of fewer years the
+first ones are taken. The truth is read here only. Every figure goes to `results/consistency.csv`.
+
+Change is a change of class between successive years, pooled over pairs of years, pixels that are mixed in either year
+left out. A constant map agrees with itself perfectly: agreement stands beside accuracy and the recall of change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import record
+from mpi4py import MPI
+from osgeo import gdal
+
+from lcu import config as configuration
+from lcu.classify import consistency, most_likely_years
+from lcu.classify.stage import marks_of
+from lcu.composite import Composites
+from lcu.config import Config
+from lcu.store import LAND_COVER
+from lcu.train import load as load_model
+
+gdal.UseExceptions()
+
+TABLE = record.ROOT / "perf" / "results" / "consistency.csv"
+PAGE = record.ROOT / "docs" / "consistency.md"
+BEGIN, END = "<!-- consistency: written by perf/consistency.py -->\n", "<!-- end of consistency -->"
+COLUMNS = ("date", "commit", "host", "cpu", "years", "step", "seed", "figure", "value")
+FIRST = 2018
+
+RUN = """
+[run]
+directory = "run"
+[archive]
+kind = "safe"
+path = "products"
+years = {years}
+[simulate]
+size = 512
+tiles = ["32TPS"]
+mapping_unit = 5
+[sample]
+old_map = "old_map.tif"
+old_map_year = 2016
+per_class = 500
+[train]
+c = [10]
+gamma = [0.1, 0.3]
+[assess]
+reference = "truth/{{tile}}_{{year}}_class.tif"
+reference_nomenclature = "value"
+"""
+
+# Probabilities below this are as little: a written 0 would forbid a class for ever.
+LEAST = 0.004
+
+# Step -> keys of [classify]; what stands for itself comes first.
+STEPS = {
+    "yearly maps": None,
+    "smoothing alone": None,
+    "legend's transitions alone": None,
+    "rule of CLC+ alone": ("years='clcplus'", "smooth='none'"),
+    "estimated chain alone": ("smooth='none'",),
+    "chain, smoothing (default)": (),
+    "CLC+, smoothing": ("years='clcplus'",),
+    "chain, smoothing, old map": ("old_map=true",),
+    "chain, smoothing, unit of 0.1 ha": ("minimum_unit=0.1",),
+    "all: chain, smoothing, old map, unit of 0.1 ha": ("old_map=true", "minimum_unit=0.1"),
+}  # fmt: skip
+
+
+def chain(config: Path, seed: int) -> None:
+    """Run the chain up to the probabilities."""
+    for stage in ("simulate", "composite", "sample", "train", "classify"):
+        command = [
+            sys.executable,
+            "-m",
+            "lcu.main",
+            stage,
+            str(config),
+            "--set",
+            f"run.seed={seed}",
+        ]
+        subprocess.run(command, cwd=record.ROOT, check=True, capture_output=True)
+
+
+def source_of(path: Path, sets: list[str], years: list[int]) -> consistency.Source:
+    """Return where the probabilities of the first years lie, with other keys of [classify]."""
+    whole = configuration.load(path, sets[:1])
+    composites = Composites.open(whole)
+    marks = marks_of(whole, composites, load_model(whole.directory))
+    config = configuration.load(path, [*sets, f"archive.years={years}"])
+    wanted = {key: mark for key, mark in marks.items() if key[1] in years}
+    return consistency.Source(config, composites.tiles, wanted)
+
+
+def maps(path: Path, seed: int, step: str, years: list[int], tile: str) -> np.ndarray:
+    """Return the class values of a step, uint8 [year, y, x]."""
+    keys = STEPS[step]
+    sets = [f"run.seed={seed}", *(f"classify.{key}" for key in keys or ())]
+    if keys is None and step != "smoothing alone":
+        sets.append("classify.smooth='none'")
+    source = source_of(path, sets, years)
+    values, whole = source.config.legend.values, source.tiles[tile].grid.whole
+    if keys is None:
+        probability = np.nan_to_num(source.probability(tile, whole), nan=1.0)
+        if step != "legend's transitions alone":
+            return values[probability.argmax(axis=1)]
+        step_matrix = source.config.legend.transition_matrix()
+        return values[most_likely_years(np.maximum(probability, np.float32(LEAST)), step_matrix)]
+    about = consistency.estimate(source, MPI.COMM_SELF)
+    found = consistency.decide(source, about, tile, whole, consistency.read(source, tile, whole))
+    return np.stack([found[year][LAND_COVER] for year in years])
+
+
+def truth(config: Config, tile: str, years: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the true class values and what is mixed, uint8 [year, y, x] each."""
+    names = [config.assess.reference.format(tile=tile, year=year) for year in years]
+    read = (names, [name.replace("_class", "_mixed") for name in names])
+    classes, mixed = (np.stack([gdal.Open(name).ReadAsArray() for name in part]) for part in read)
+    return classes, mixed
+
+
+def counts_of_change(found: np.ndarray, true: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """Return pixels int64 [4]: changed in both, in the map alone, in the truth alone, in neither."""
+    mapped, real = found[1:] != found[:-1], true[1:] != true[:-1]
+    cases = (mapped & real, mapped & ~real, ~mapped & real, ~mapped & ~real)
+    return np.array([(case & used).sum() for case in cases])
+
+
+def figures(found: np.ndarray, true: np.ndarray, mixed: np.ndarray) -> dict[str, float]:
+    """Return what is compared, pixels of change as counts, so that seeds can be pooled."""
+    out: dict[str, float] = {}
+    for number, (own, real) in enumerate(zip(found, true, strict=True), 1):
+        kinds = np.unique(real)
+        parts = [
+            2 * ((own == k) & (real == k)).sum() / ((own == k).sum() + (real == k).sum())
+            for k in kinds
+        ]
+        out[f"accuracy {number}"] = float((own == real).mean())
+        out[f"macro F1 {number}"] = float(np.mean(parts))
+    out["agreement"] = float((found[1:] == found[:-1]).mean())
+    out["true agreement"] = float((true[1:] == true[:-1]).mean())
+    pure = (mixed[1:] == 0) & (mixed[:-1] == 0)
+    pairs = {
+        "all": pure,
+        "last": pure & (np.arange(len(pure)) == len(pure) - 1)[:, None, None],
+        "mixed": ~pure,
+    }
+    for name, used in pairs.items():
+        for case, number in zip(
+            ("hit", "false", "missed", "none"), counts_of_change(found, true, used), strict=True
+        ):
+            out[f"{name} {case}"] = int(number)
+    right = (found[1:] == true[1:]) & (found[:-1] == true[:-1])
+    out["all from-to"] = int((right & (true[1:] != true[:-1]) & pure).sum())
+    return out
+
+
+def ratios(rows: dict[str, float], name: str) -> tuple[float, float, float, float]:
+    """Return precision, recall and F1 of change, and the share of unchanged pixels called changed."""
+    hit, false, missed, none = (
+        rows[f"{name} {case}"] for case in ("hit", "false", "missed", "none")
+    )
+    scores = (
+        hit / max(hit + false, 1),
+        hit / max(hit + missed, 1),
+        2 * hit / max(2 * hit + false + missed, 1),
+    )
+    return *scores, false / max(false + none, 1)
+
+
+def table(rows: list[dict[str, str]], years: int) -> str:
+    """Return the table of a number of years in Markdown: means over the seeds, change pooled."""
+    own = [row for row in rows if int(row["years"]) == years]
+    seeds = sorted({row["seed"] for row in own})
+    lines = [
+        f"**{years} years, {len(seeds)} seeds.**\n",
+        "| step | accuracy by year | macro F1 by year | agreement (true) | change: precision | recall | F1 "
+        "| false change | F1 last pair | from-to right | F1 mixed pixels |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for step in dict.fromkeys(row["step"] for row in own):
+        values: dict[str, list[float]] = {}
+        for row in own:
+            if row["step"] == step:
+                values.setdefault(row["figure"], []).append(float(row["value"]))
+        mean = {name: float(np.mean(each)) for name, each in values.items()}
+        total = {name: sum(each) for name, each in values.items()}
+        by_year = (
+            " ".join(f"{mean[f'{name} {n}']:.3f}" for n in range(1, years + 1))
+            for name in ("accuracy", "macro F1")
+        )
+        precision, recall, score, false = ratios(total, "all")
+        right = total["all from-to"] / max(total["all hit"] + total["all missed"], 1)
+        lines.append(
+            f"| {step} | {' | '.join(by_year)} | {mean['agreement']:.3f} ({mean['true agreement']:.3f}) "
+            f"| {precision:.3f} | {recall:.3f} | **{score:.3f}** | {100 * false:.3f} % "
+            f"| {ratios(total, 'last')[2]:.3f} | {right:.3f} | {ratios(total, 'mixed')[2]:.3f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure, append the rows and write the page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--years", type=int, nargs="+", default=[3, 6])
+    parser.add_argument(
+        "--folder", type=Path, help="keep the archives and runs here, and use what is there"
+    )
+    options = parser.parse_args()
+    shared, rows = record.provenance(), []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        for seed in range(1, options.seeds + 1):
+            path = folder / f"seed-{seed}" / "run.toml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(RUN.format(years=list(range(FIRST, FIRST + max(options.years)))))
+            chain(path, seed)
+            for count in options.years:
+                years = list(range(FIRST, FIRST + count))
+                config = configuration.load(path)
+                tile = config.simulate.tiles[0]
+                true, mixed = truth(config, tile, years)
+                for step in STEPS:
+                    found = figures(maps(path, seed, step, years, tile), true, mixed)
+                    own = {"years": count, "step": step, "seed": seed}
+                    rows += [
+                        shared | own | {"figure": name, "value": f"{value:.6g}"}
+                        for name, value in found.items()
+                    ]
+                    print(
+                        seed,
+                        count,
+                        step,
+                        " ".join(f"{x:.3f}" for x in ratios(found, "all")),
+                        flush=True,
+                    )
+    record.append(TABLE, rows, COLUMNS)
+    written = [{name: str(value) for name, value in row.items()} for row in rows]
+    text = PAGE.read_text()
+    begin = text.index(BEGIN) + len(BEGIN)
+    tables = "\n".join(table(written, count) for count in options.years)
+    PAGE.write_text(text[:begin] + "\n" + tables + "\n" + text[text.index(END, begin) :])
+
+
+if __name__ == "__main__":
+    main()
