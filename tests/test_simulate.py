@@ -418,6 +418,11 @@ def test_points_are_as_lucas_delivers_them(simulated):
         assert float(row["GPS_LONG"]) > 0 and row["GPS_EW"] in ("1", "8")
 
 
+def test_a_landscape_may_have_no_points():
+    tile = layout.tiles(configuration.Simulate(size=256, tiles=("32TPS",)))[0]
+    assert points.survey(tile, 0, 0, 2018, tile.grid.crs, World(1, 0.01)) == []
+
+
 def test_points_west_of_greenwich_have_unsigned_longitudes():
     tile = layout.tiles(configuration.Simulate(size=256, tiles=("30TVK",)))[0]
     rows = points.survey(tile, 0, 30, 2018, tile.grid.crs, World(1, 0.01))

@@ -64,6 +64,8 @@ def survey(
     index : int
         Which tile, part of the points' ids.
     """
+    if not count:
+        return []
     stream = noise.generator(world.seed, _POINTS, index)
     west, south, east, north = tile.grid.bounds
     x, y = (
