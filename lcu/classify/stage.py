@@ -66,7 +66,7 @@ class Maps:
 
     def fingerprint(self, tile: str, year: int, name: str) -> str:
         """Return what a published layer follows from."""
-        return store.fingerprint("layer 1", name, self.marks[tile, year])
+        return store.fingerprint("layer 2", name, self.marks[tile, year])
 
     def layer(self, tile: str, year: int, name: str, block: Block) -> np.ndarray:
         """Read a published layer: MAP, CONF, NOBS or PROB."""

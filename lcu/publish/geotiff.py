@@ -60,9 +60,9 @@ LAYERS = {
 
 
 def epsg_code(grid: Grid) -> str:
-    """Return the EPSG code of a grid as text, or ``local`` where its CRS has none."""
+    """Return the EPSG code of a grid in five digits, or ``local`` where its CRS has none."""
     authority, _, code = grid.crs.partition(":")
-    return code if authority.upper() == "EPSG" and code.isdigit() else "local"
+    return code.zfill(5) if authority.upper() == "EPSG" and code.isdigit() else "local"
 
 
 def product_name(layer: str, year: int, grid: Grid, tile: str, version: int) -> str:
@@ -94,8 +94,8 @@ def write_product(
     -----
     A Cloud-Optimised GeoTIFF has its overviews in front of its pixels, so it cannot be written in
     one go: a plain file is written block by block, and GDAL makes the other out of it. Both lie in
-    a hidden folder until the second is whole. GDAL keeps names of classes in ``.aux.xml`` only;
-    they are in the file's own metadata as well, for those who copy it without its companion.
+    a hidden folder until the second is whole. GDAL keeps names of classes and the attribute table
+    in ``.aux.xml`` only; the names are in the file's own metadata as well, for those who copy it without its companion.
     """
     workshop = path.with_name(f".{path.stem}")
     shutil.rmtree(workshop, ignore_errors=True)
@@ -183,6 +183,7 @@ def _describe(dataset: gdal.Dataset, layer: str, legend: Legend, tags: Mapping[s
     if layer == "MAP":
         band.SetColorTable(_colours(legend))
         band.SetCategoryNames(_names(legend))
+        band.SetDefaultRAT(_attributes(legend))
         band.SetMetadata({f"CLASS_{entry.value}": entry.name for entry in legend.classes})
 
 
@@ -202,6 +203,29 @@ def _names(legend: Legend) -> list[str]:
     for entry in legend.classes:
         names[entry.value] = entry.name
     return names
+
+
+def _attributes(legend: Legend) -> gdal.RasterAttributeTable:
+    """Return value, name and colour of each class as a table, which ArcGIS and QGIS read."""
+    columns = (
+        ("Value", gdal.GFT_Integer, gdal.GFU_MinMax), ("Class", gdal.GFT_String, gdal.GFU_Name),
+        ("Red", gdal.GFT_Integer, gdal.GFU_Red), ("Green", gdal.GFT_Integer, gdal.GFU_Green),
+        ("Blue", gdal.GFT_Integer, gdal.GFU_Blue),
+    )  # fmt: skip
+    table = gdal.RasterAttributeTable()
+    table.SetTableType(gdal.GRTT_THEMATIC)
+    for name, kind, usage in columns:
+        table.CreateColumn(name, kind, usage)
+    rows = [(entry.value, entry.name, *entry.rgb) for entry in legend.classes]
+    rows += [(OUTSIDE, "outside", *OUTSIDE_COLOUR)]
+    table.SetRowCount(len(rows))
+    for number, row in enumerate(rows):
+        for column, value in enumerate(row):
+            if isinstance(value, str):
+                table.SetValueAsString(number, column, value)
+            else:
+                table.SetValueAsInt(number, column, value)
+    return table
 
 
 def _write_optimised(path: Path, plain: gdal.Dataset, layer: Layer) -> None:
