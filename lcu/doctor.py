@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (
-    "numpy", "scipy", "sklearn", "matplotlib", "jinja2", "defusedxml", "requests", "pystac_client", "tenacity",
+    "numpy", "scipy", "sklearn", "matplotlib", "jinja2", "defusedxml", "requests", "pystac", "pystac_client", "tenacity",
     "blake3",
 )  # fmt: skip
 DRIVERS = ("JP2OpenJPEG", "SENTINEL2", "COG", "GTiff", "GPKG", "GeoJSON")

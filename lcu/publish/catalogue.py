@@ -81,16 +81,13 @@ def write_item(
         stac_extensions=sorted(EXTENSIONS.values()),
         collection=_identity(config),
     )
-    for name, product in products.items():
-        item.add_asset(name.lower(), _raster(product, path.parent, name, tile.grid, config.legend))
-        for suffix in (".aux.xml", ".png"):
-            beside = (
-                Path(f"{product}.aux.xml") if suffix == ".aux.xml" else product.with_suffix(suffix)
-            )
+    for layer, product in products.items():
+        key = layer.lower()
+        item.add_asset(key, _raster(product, path.parent, layer, tile.grid, config.legend))
+        companions = {"names": Path(f"{product}.aux.xml"), "preview": product.with_suffix(".png")}
+        for name, beside in companions.items():
             if beside.exists():
-                item.add_asset(
-                    f"{name.lower()}{suffix.replace('.', '-')}", _other(beside, path.parent)
-                )
+                item.add_asset(f"{key}-{name}", _other(beside, path.parent))
     for rel in ("root", "parent", "collection"):
         item.add_link(pystac.Link(rel, f"./{COLLECTION}", pystac.MediaType.JSON))
     item.add_links(_derived(origins, path.parent))
