@@ -128,6 +128,7 @@ def publish(config: Config, comm: MPI.Comm, report: Report) -> Result:
     """Write maps for people and other software, and the report."""
     from lcu import publish as stage
     from lcu.classify import Maps
+    from lcu.composite import origins
     from lcu.sample import Samples
 
     maps = on_root(comm, "opening the maps", Maps.open, config)
@@ -145,8 +146,9 @@ def publish(config: Config, comm: MPI.Comm, report: Report) -> Result:
         fingerprint=maps.fingerprint,
         earlier=earlier,
         samples=samples,
+        origins=on_root(comm, "reading what composites were made from", origins, config),
     )
-    return Result(failures, "\n".join([f"{len(paths)} maps", *(f"  {path}" for path in paths)]))
+    return Result(failures, "\n".join([f"{len(paths)} files", *(f"  {path}" for path in paths)]))
 
 
 def _earlier_results(config: Config) -> tuple[dict[int, Any] | None, list[Failure]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -40,7 +42,18 @@ def _compare(one: Path, other: Path) -> list[str]:
         return _compare_raster(one, other)
     if one.suffix == ".pt":
         return _compare_tensors(one, other)
+    if one.parent.name == "stac":
+        return [] if _without_sources(one) == _without_sources(other) else ["content differs"]
     return [] if one.read_text() == other.read_text() else ["text differs"]
+
+
+def _without_sources(path: Path) -> dict[str, Any]:
+    """Read a STAC file; where the archive is, seen from the run, depends on the place of the run."""
+    content = json.loads(path.read_text())
+    for link in content["links"]:
+        if link["rel"] == "derived_from":
+            del link["href"]
+    return content
 
 
 def _compare_hdf5(one: Path, other: Path) -> list[str]:

@@ -64,6 +64,8 @@ def test_names_of_products():
     name = publish.product_name("MAP", 2019, grid_of(), "31UFT", 1)
     assert name == "LCU_LC_MAP_S2019_R10m_31UFT_32631_V01.tif"
     wkt = 'LOCAL_CS["field",UNIT["metre",1]]'
+    name = publish.product_name("MAP", 2022, grid_of(crs="EPSG:3006"), "sweden-a", 1)
+    assert name == "LCU_LC_MAP_S2022_R10m_sweden-a_03006_V01.tif"
     name = publish.product_name("PROB", 2020, grid_of(crs=wkt), "farm", 12)
     assert name == "LCU_LC_PROB_S2020_R10m_farm_local_V12.tif"
 
@@ -98,6 +100,21 @@ def test_a_map_has_the_colours_and_names_of_the_legend(tmp_path):
         assert band.GetMetadataItem(f"CLASS_{entry.value}") == entry.name
     assert colours.GetColorEntry(254)[:3] == (211, 211, 211)
     assert (names[0], names[254], names[255]) == ("", "outside", "no data")
+
+
+def test_a_map_has_a_table_of_its_values(tmp_path):
+    dataset = write(tmp_path / "map.tif", "MAP", land_cover())
+    band = dataset.GetRasterBand(1)
+    table = band.GetDefaultRAT()
+    columns = [table.GetNameOfCol(column) for column in range(table.GetColumnCount())]
+    assert columns == ["Value", "Class", "Red", "Green", "Blue"]
+    rows = [tuple(table.GetValueAsString(row, column) for column in range(5))
+            for row in range(table.GetRowCount())]  # fmt: skip
+    expected = [(entry.value, entry.name, *entry.rgb) for entry in LEGEND.classes]
+    expected.append((254, "outside", 211, 211, 211))
+    assert rows == [tuple(map(str, row)) for row in expected]
+    assert table.GetUsageOfCol(0) == gdal.GFU_MinMax
+    assert table.GetUsageOfCol(1) == gdal.GFU_Name
     assert band.GetColorInterpretation() == gdal.GCI_PaletteIndex
 
 
@@ -334,7 +351,14 @@ def test_every_layer_of_every_year_is_published(world):
         for year in (2018, 2019)
     } | {"LCU_LC_CHG_2018-2019_R10m_31AAA_32631_V01.tif"}
     pictures = {f"LCU_LC_MAP_S{year}_R10m_31AAA_32631_V01.png" for year in (2018, 2019)}
-    assert names == expected | pictures | {"index.html"}
+    expected |= {f"LCU_LC_MAP_S{year}_R10m_MOSAIC_03035_V01.tif" for year in (2018, 2019)}
+    catalogue = {
+        f"LCU_LC_S{year}_R10m_{region}_V01.json"
+        for region in ("31AAA_32631", "MOSAIC_03035")
+        for year in (2018, 2019)
+    }
+    shared = {"collection.json", "areas.csv", "corine-12.qml", "corine-12.sld", "index.html"}
+    assert names == expected | pictures | catalogue | shared
     assert all(Path(path).stat().st_size for path in paths)
     found = gdal.Open(next(path for path in paths if "_MAP_S2018" in path)).ReadAsArray()
     np.testing.assert_array_equal(found, world.map[2018])
@@ -366,7 +390,7 @@ def test_a_product_that_fails_is_named_and_the_others_are_made(world):
 
     paths, failures = world.run(world.config(), layers=layers)
     assert failures == [Failure("publish", "31AAA 2018 MAP", "OSError: shard is gone")]
-    assert sum(path.endswith(".tif") for path in paths) == 10
+    assert sum(path.endswith(".tif") for path in paths) == 10 + 1  # the mosaic of the other year
     assert sum(path.endswith(".png") for path in paths) == 1
     page = Path(paths[-1]).read_text(encoding="utf-8")
     assert "shard is gone" in page

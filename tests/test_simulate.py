@@ -15,7 +15,7 @@ from mpi4py import MPI
 from osgeo import gdal
 
 from lcu import config as configuration
-from lcu import simulate
+from lcu import projection, simulate
 from lcu.ranks import RankError
 from lcu.simulate import ground as landscape
 from lcu.simulate import layout, oldmap, points, sensor, sky
@@ -221,7 +221,7 @@ def test_clouds_are_bright_their_shadows_dark_and_scl_knows_both(scene):
 
 def test_shadows_lie_where_clouds_stand_in_the_way_of_the_sun(scene):
     tiles, ground, visits, world = scene
-    x, y = layout.coordinates(tiles[0].grid, tiles[0].grid.whole, ground)
+    x, y = projection.coordinates(tiles[0].grid, tiles[0].grid.whole, ground)
     half = [visit for visit in visits[0] if 0.2 < sky._weather(visit, 3)[0] < 0.7]
     cloudy = max(
         half,
@@ -286,7 +286,7 @@ def test_tiles_of_two_zones_show_the_same_ground():
     assert [tile.grid.crs for tile in tiles] == ["EPSG:32632", "EPSG:32633"]
     ground, world = tiles[0].grid.crs, World(3, 0.01)
     maps = [sensor.truth(tile, next(sensor.blocks(tile)), 2018, ground, world)[0] for tile in tiles]
-    x, y = layout.coordinates(tiles[1].grid, tiles[1].grid.whole, ground)
+    x, y = projection.coordinates(tiles[1].grid, tiles[1].grid.whole, ground)
     col, row = np.floor((x - 600000) / 10).astype(int), np.floor((5200020 - y) / 10).astype(int)
     both = (col >= 0) & (col < 384) & (row >= 0) & (row < 384)
     assert both.sum() > 20_000
@@ -296,10 +296,10 @@ def test_tiles_of_two_zones_show_the_same_ground():
 
 def test_interpolated_coordinates_between_zones_are_exact_to_a_centimetre():
     tile = layout.tiles(configuration.Simulate(size=300, zones="two"))[1]
-    x, y = layout.coordinates(tile.grid, tile.grid.whole, "EPSG:32632")
+    x, y = projection.coordinates(tile.grid, tile.grid.whole, "EPSG:32632")
     west, _, _, north, _, _ = tile.grid.transform
     rows, cols = np.array([0, 17, 150, 299]), np.array([299, 3, 111, 0])
-    exact = layout.transform(
+    exact = projection.transform(
         west + 10 * cols + 5, north - 10 * rows - 5, tile.grid.crs, "EPSG:32632"
     )
     assert np.abs(x[rows, cols] - exact[0]).max() < 0.01
@@ -404,7 +404,7 @@ def test_points_are_as_lucas_delivers_them(simulated):
     ).ReadAsArray()
     for row in rows:
         near = row["OBS_TYPE"] == "1" and row["OBS_DIRECT"] == "1"
-        x, y = layout.transform(
+        x, y = projection.transform(
             np.array([float(row["TH_LONG"])]),
             np.array([float(row["TH_LAT"])]),
             "EPSG:4326",

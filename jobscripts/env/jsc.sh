@@ -39,7 +39,7 @@ _lcu_make_environment() {
     # The modules' packages stay as they are; only what they lack is added.
     python3 -m venv --system-site-packages "$_lcu_venv" &&
         "$_lcu_venv/bin/python" -m pip install 'setuptools>=77' wheel 'cython>=3.1' defusedxml jinja2 \
-            cffi cloudpickle packaging psutil pyyaml blake3 pystac-client requests tenacity 'urllib3>=2.3' >"$log" 2>&1 &&
+            cffi cloudpickle packaging psutil pyyaml blake3 'pystac>=1.12' pystac-client requests tenacity 'urllib3>=2.3' >"$log" 2>&1 &&
         (cd "$_lcu_root" &&
             "$_lcu_venv/bin/python" -m pip install --no-build-isolation --no-deps -e .) >>"$log" 2>&1 ||
         { echo "lcu: that failed, see the end of $log" >&2; return 1; }

@@ -87,7 +87,7 @@ class Maps:
 
     def fingerprint(self, tile: str, year: int, name: str) -> str:
         """Return what a published layer follows from."""
-        return store.fingerprint("layer 2", name, self.marks[tile, year], self.consistent)
+        return store.fingerprint("layer 3", name, self.marks[tile, year], self.consistent)
 
     def layer(self, tile: str, year: int, name: str, block: Block) -> np.ndarray:
         """Read a published layer: MAP, CONF, NOBS or PROB; POST and CHG of consistent maps."""

@@ -14,12 +14,13 @@ from lcu.composite.arrays import (
     medoid,
 )
 from lcu.composite.cloud import cloud_halo, cloud_mask, cloud_reach_days, scl_clear
-from lcu.composite.composites import Composites
+from lcu.composite.composites import Composites, Origin, origins
 from lcu.composite.stage import decoded_share, plan, run
 from lcu.composite.work import block_size, peak_memory
 
 __all__ = [
     "Composites",
+    "Origin",
     "block_size",
     "buffer_mask",
     "cloud_halo",
@@ -31,6 +32,7 @@ __all__ = [
     "max_ndvi",
     "median",
     "medoid",
+    "origins",
     "peak_memory",
     "plan",
     "run",

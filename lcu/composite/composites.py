@@ -5,8 +5,10 @@ Nothing here makes composites: `stage` does.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -98,11 +100,42 @@ class Composites:
         return np.concatenate(parts)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """An acquisition that composites were made from; `source` is its folder, zip or item file."""
+
+    id: str
+    time: datetime
+    source: str
+
+
+def describe_origins(config: Config, acquisitions: Sequence[Acquisition]) -> list[list[str]]:
+    """Return acquisitions as the index holds them: id, time, source as seen from the configuration."""
+    folder = Path(config.file).parent
+    return [
+        [item.id, item.time.isoformat(), os.path.relpath(item.source, folder)]
+        for item in acquisitions
+    ]
+
+
+def origins(config: Config) -> dict[str, list[Origin]]:
+    """Return the acquisitions that the composites of each tile were made from, in time."""
+    index = store.read_json(config.directory / "composites" / "index.json", "composite")
+    folder = Path(config.file).parent
+    return {
+        tile: [
+            Origin(name, datetime.fromisoformat(time), os.path.normpath(folder / source))
+            for name, time, source in entry["acquisitions"]
+        ]
+        for tile, entry in index["tiles"].items()
+    }
+
+
 def configuration_mark(config: Config) -> str:
     """Return the fingerprint of the configuration keys that composites depend on."""
     table = config.table()
     archive = {name: value for name, value in table["archive"].items() if name != "path"}
-    return store.fingerprint("composites 1", archive, table["composite"])
+    return store.fingerprint("composites 2", archive, table["composite"])
 
 
 def periods_of(config: Config, year: int) -> list[Period]:

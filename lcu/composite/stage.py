@@ -20,7 +20,12 @@ from mpi4py import MPI
 from lcu import acquisition, store
 from lcu.acquisition import Acquisition, Tiles
 from lcu.composite import work as sharing
-from lcu.composite.composites import configuration_mark, times_of, year_mark
+from lcu.composite.composites import (
+    configuration_mark,
+    describe_origins,
+    times_of,
+    year_mark,
+)
 from lcu.composite.observations import Reader
 from lcu.composite.screening import Screening
 from lcu.composite.work import Work, work_of
@@ -124,7 +129,7 @@ def _write_index(
         name: {
             "grid": store.describe_grid(tile.grid),
             "years": {str(year): year_mark(config, tile, found[name], year) for year in years},
-            "acquisitions": [item.id for item in found[name]],
+            "acquisitions": describe_origins(config, found[name]),
         }
         for name, tile in tiles.items()
     }

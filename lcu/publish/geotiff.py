@@ -67,13 +67,17 @@ CONSISTENT = {
 CHANGE_BANDS = (
     "class before, where it changed", "class after, where it changed", "probability of change x 250",
 )  # fmt: skip
-UNCHANGED_COLOUR, UNKNOWN_COLOUR = (245, 245, 245), (0, 0, 0)
+UNCHANGED_COLOUR = (245, 245, 245)
+# What POST holds beside classes: value, name, colour.
+ALTERED = (
+    (UNKNOWN, "nothing observed in the year", (0, 0, 0)), (UNCHANGED, "not altered", UNCHANGED_COLOUR),
+)  # fmt: skip
 
 
 def epsg_code(grid: Grid) -> str:
-    """Return the EPSG code of a grid as text, or ``local`` where its CRS has none."""
+    """Return the EPSG code of a grid in five digits, or ``local`` where its CRS has none."""
     authority, _, code = grid.crs.partition(":")
-    return code if authority.upper() == "EPSG" and code.isdigit() else "local"
+    return code.zfill(5) if authority.upper() == "EPSG" and code.isdigit() else "local"
 
 
 def product_name(
@@ -112,8 +116,8 @@ def write_product(
     -----
     A Cloud-Optimised GeoTIFF has its overviews in front of its pixels, so it cannot be written in
     one go: a plain file is written block by block, and GDAL makes the other out of it. Both lie in
-    a hidden folder until the second is whole. GDAL keeps names of classes in ``.aux.xml`` only;
-    they are in the file's own metadata as well, for those who copy it without its companion.
+    a hidden folder until the second is whole. GDAL keeps names of classes and the attribute table
+    in ``.aux.xml`` only; the names are in the file's own metadata as well, for those who copy it without its companion.
     """
     workshop = path.with_name(f".{path.stem}")
     shutil.rmtree(workshop, ignore_errors=True)
@@ -121,7 +125,7 @@ def write_product(
     try:
         with writing(path):
             plain = _write_plain(workshop / "plain.tif", layer, grid, read, legend, tags)
-            _write_optimised(workshop / "whole.tif", plain, _about(layer))
+            _write_optimised(workshop / "whole.tif", plain, about_layer(layer))
             check_dense(workshop / "whole.tif")
             # The companion first: a product that is there is there with its names.
             for suffix in (".aux.xml", ""):
@@ -153,7 +157,7 @@ def _write_plain(
 ) -> gdal.Dataset:
     dataset = None
     for block in grid.blocks(BLOCK):
-        values = _clean(np.asarray(read(block)), _about(layer))
+        values = _clean(np.asarray(read(block)), about_layer(layer))
         if values.shape[1:] != (block.height, block.width):
             raise ValueError(f"{layer}: block {block} came with shape {values.shape}")
         if dataset is None:
@@ -187,7 +191,7 @@ def _create(path: Path, grid: Grid, bands: int, dtype: np.dtype) -> gdal.Dataset
 
 def _describe(dataset: gdal.Dataset, layer: str, legend: Legend, tags: Mapping[str, str]) -> None:
     """Give a new file its names, colours, nodata and metadata."""
-    about = _about(layer)
+    about = about_layer(layer)
     dataset.SetMetadata({"LCU_LAYER": layer, **tags})
     for number in range(1, dataset.RasterCount + 1):
         band = dataset.GetRasterBand(number)
@@ -202,10 +206,12 @@ def _describe(dataset: gdal.Dataset, layer: str, legend: Legend, tags: Mapping[s
     if layer in ("MAP", "POST"):
         band.SetColorTable(_colours(legend, layer))
         band.SetCategoryNames(_names(legend, layer))
+        band.SetDefaultRAT(_attributes(legend, layer))
         band.SetMetadata({f"CLASS_{entry.value}": entry.name for entry in legend.classes})
 
 
-def _about(layer: str) -> Layer:
+def about_layer(layer: str) -> Layer:
+    """Return how a layer is stored."""
     return LAYERS[layer] if layer in LAYERS else CONSISTENT[layer]
 
 
@@ -214,8 +220,8 @@ def _colours(legend: Legend, layer: str) -> gdal.ColorTable:
     table.SetColorEntry(OUTSIDE, (*OUTSIDE_COLOUR, 255))
     table.SetColorEntry(NODATA, (255, 255, 255, 0))
     if layer == "POST":
-        table.SetColorEntry(UNCHANGED, (*UNCHANGED_COLOUR, 255))
-        table.SetColorEntry(UNKNOWN, (*UNKNOWN_COLOUR, 255))
+        for value, _, colour in ALTERED:
+            table.SetColorEntry(value, (*colour, 255))
     for entry in legend.classes:
         table.SetColorEntry(entry.value, (*entry.rgb, 255))
     return table
@@ -226,10 +232,36 @@ def _names(legend: Legend, layer: str) -> list[str]:
     names = [""] * (NODATA + 1)
     names[OUTSIDE], names[NODATA] = "outside", "no data"
     if layer == "POST":
-        names[UNCHANGED], names[UNKNOWN] = "not altered", "nothing observed in the year"
+        for value, name, _ in ALTERED:
+            names[value] = name
     for entry in legend.classes:
         names[entry.value] = entry.name
     return names
+
+
+def _attributes(legend: Legend, layer: str) -> gdal.RasterAttributeTable:
+    """Return value, name and colour of each class as a table, which ArcGIS and QGIS read."""
+    columns = (
+        ("Value", gdal.GFT_Integer, gdal.GFU_MinMax), ("Class", gdal.GFT_String, gdal.GFU_Name),
+        ("Red", gdal.GFT_Integer, gdal.GFU_Red), ("Green", gdal.GFT_Integer, gdal.GFU_Green),
+        ("Blue", gdal.GFT_Integer, gdal.GFU_Blue),
+    )  # fmt: skip
+    table = gdal.RasterAttributeTable()
+    table.SetTableType(gdal.GRTT_THEMATIC)
+    for name, kind, usage in columns:
+        table.CreateColumn(name, kind, usage)
+    rows = [(entry.value, entry.name, *entry.rgb) for entry in legend.classes]
+    rows += [(OUTSIDE, "outside", *OUTSIDE_COLOUR)]
+    if layer == "POST":
+        rows += [(value, name, *colour) for value, name, colour in ALTERED]
+    table.SetRowCount(len(rows))
+    for number, row in enumerate(rows):
+        for column, value in enumerate(row):
+            if isinstance(value, str):
+                table.SetValueAsString(number, column, value)
+            else:
+                table.SetValueAsInt(number, column, value)
+    return table
 
 
 def _write_optimised(path: Path, plain: gdal.Dataset, layer: Layer) -> None:

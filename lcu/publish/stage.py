@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mpi4py import MPI
-from osgeo import osr
 
 import lcu
 from lcu import ranks, store
 from lcu.assess import RasterReference, read_codes, write_whole
+from lcu.composite import Origin
 from lcu.config import Config
-from lcu.grid import Block, Grid, Tile
-from lcu.publish import curves, geotiff, preview, report
+from lcu.grid import Block, Tile
+from lcu.projection import in_metres
+from lcu.publish import areas, catalogue, curves, geotiff, mosaic, preview, report, styles
 from lcu.publish.samples import draw_profiles, draw_samples
 from lcu.ranks import Failure
 from lcu.sample import Samples
+
+log = logging.getLogger(__name__)
 
 STAGE = "publish"
 
@@ -42,6 +46,7 @@ def run(
     earlier: Sequence[Failure] = (),
     provenance: Mapping[str, Any] | None = None,
     samples: Samples | None = None,
+    origins: Mapping[str, Sequence[Origin]] | None = None,
 ) -> tuple[list[str], list[Failure]]:
     """Publish the maps of a run. Collective.
 
@@ -63,6 +68,8 @@ def run(
         More to say in the report about how the maps were made.
     samples : Samples
         What was learned from: drawn over the old map and shown in the report.
+    origins : mapping
+        Tile id -> acquisitions that its composites were made from, for the catalogue.
 
     Returns
     -------
@@ -93,6 +100,11 @@ def run(
     )
     paths += ranks.gather(drawn, comm)
     failures += ranks.gather(failed, comm)
+    more, failed = _catalogue(
+        config, comm, tiles, maps, paths, accuracy or {}, fingerprint, origins or {}
+    )
+    paths += more
+    failures += failed
     pictures, failed = _draw_samples(config, comm, tiles, old, samples)
     failures += failed
     page = ranks.on_root(
@@ -100,6 +112,109 @@ def run(
         config, tiles, accuracy or {}, maps, [*earlier, *failures], [*paths, *pictures], provenance or {}, pictures,
     )  # fmt: skip
     return [*paths, *pictures, page], failures
+
+
+def _catalogue(
+    config: Config,
+    comm: MPI.Comm,
+    tiles: Mapping[str, Tile],
+    maps: Sequence[tuple[Tile, int]],
+    paths: Sequence[str],
+    accuracy: Mapping[int, dict[str, Any]],
+    fingerprint: Callable[[str, int, str], str] | None,
+    origins: Mapping[str, Sequence[Origin]],
+) -> tuple[list[str], list[Failure]]:
+    """Make the mosaic, the styles, the table of areas and the STAC catalogue of what is there."""
+    whole, shown = ranks.on_root(comm, "laying out the mosaic", _lay_out, list(tiles.values()))
+    of_year = {
+        year: [tile for tile in shown if (tile, year) in maps] for year in config.archive.years
+    }
+    joined, failures = _each(
+        ranks.mine([(whole, year) for year, part in of_year.items() if part], comm),
+        lambda unit: _write_mosaic(config, *unit, of_year[unit[1]], fingerprint),
+    )
+    joined, failures = ranks.gather(joined, comm), ranks.gather(failures, comm)
+    regions = dict(tiles) if whole is None else {**tiles, whole.id: whole}
+    there = {*paths, *joined}
+    units = [
+        (tile, year)
+        for tile in regions.values()
+        for year in config.archive.years
+        if str(_path(config, tile, year, "MAP")) in there
+    ]
+    own = ranks.mine(units, comm, lambda unit: unit[0].grid.height * unit[0].grid.width)
+    counts, failed = _each(
+        own, lambda unit: areas.count(_path(config, *unit, "MAP"), *unit, config.legend)
+    )
+    counts, failures = ranks.gather(counts, comm), failures + ranks.gather(failed, comm)
+    behind = {tile: list(origins.get(tile, ())) for tile in tiles}
+    if whole is not None:
+        behind[whole.id] = [item for tile in shown for item in behind[tile.id]]
+    items, failed = _each(own, lambda unit: _write_item(config, *unit, there, behind[unit[0].id]))
+    items, failures = ranks.gather(items, comm), failures + ranks.gather(failed, comm)
+    tables = ranks.on_root(
+        comm, "writing the catalogue", _write_catalogue, config, regions, items, counts, accuracy, behind
+    )  # fmt: skip
+    return [*joined, *items, *tables], failures
+
+
+def _lay_out(tiles: list[Tile]) -> tuple[Tile | None, list[Tile]]:
+    whole, shown = mosaic.tile_of(tiles)
+    for tile in tiles:
+        if tile not in shown:
+            log.warning("%s is not in the mosaic: EPSG:3035 is for Europe", tile.id)
+    return whole, shown
+
+
+def _write_mosaic(
+    config: Config,
+    whole: Tile,
+    year: int,
+    tiles: Sequence[Tile],
+    fingerprint: Callable[[str, int, str], str] | None,
+) -> str:
+    sources = [(tile.grid, _path(config, tile, year, "MAP")) for tile in tiles]
+
+    def layers(name: str, year: int, layer: str, block: Block) -> np.ndarray:
+        return mosaic.read(whole.grid, sources, block)
+
+    def made_from(name: str, year: int, layer: str) -> str:
+        parts = [(tile.id, fingerprint(tile.id, year, layer)) for tile in tiles]
+        return store.fingerprint("mosaic 1", store.describe_grid(whole.grid), parts)
+
+    return _write_product(config, whole, year, "MAP", layers, made_from if fingerprint else None)
+
+
+def _write_item(
+    config: Config, tile: Tile, year: int, there: set[str], origins: Sequence[Origin]
+) -> str:
+    products = {
+        layer: path
+        for layer in layers_of(config, year)
+        if str(path := _path(config, tile, year, layer)) in there
+    }
+    used = catalogue.origins_of_year(config, origins, year)
+    return catalogue.write_item(config, tile, year, products, used)
+
+
+def _write_catalogue(
+    config: Config,
+    regions: Mapping[str, Tile],
+    items: Sequence[str],
+    counts: Sequence[areas.Count],
+    accuracy: Mapping[int, dict[str, Any]],
+    behind: Mapping[str, Sequence[Origin]],
+) -> list[str]:
+    """Write what belongs to all maps: styles, the table of areas, the collection."""
+    made = styles.write(config.directory / "maps", config.legend)
+    table = config.directory / "assessment" / "areas.csv"
+    write_whole(table, areas.table(counts, regions, accuracy, config.legend))
+    made.append(str(table))
+    used = [item for part in behind.values() for item in part]
+    page = catalogue.write_collection(
+        config, regions.values(), map(Path, items), map(Path, made), used
+    )
+    return [*made, page]
 
 
 def _draw_samples(
@@ -138,7 +253,7 @@ def _draw_profiles(config: Config, samples: Samples) -> list[str]:
     return [str(path)]
 
 
-def _each(units: Iterable[tuple], work: Callable[[tuple], str]) -> tuple[list[str], list[Failure]]:
+def _each(units: Iterable[tuple], work: Callable[[tuple], Any]) -> tuple[list[Any], list[Failure]]:
     """Do the work of one rank; a unit that fails costs itself only."""
     paths, failures = [], []
     for unit in units:
@@ -234,7 +349,7 @@ def _draw(
     panels = [(name, preview.shrink(blocks, grid, stride, legend)) for name, blocks in sources]
     synthetic = "  (synthetic landscape)" if config.simulate is not None else ""
     subtitle = accuracy_line(accuracy.get(year), tile.id)
-    metres = grid.resolution * stride if _in_metres(grid) else None
+    metres = grid.resolution * stride if in_metres(grid) else None
     picture = preview.draw(panels, legend, f"{tile.id}, {year}{synthetic}", subtitle, metres)
     target = path.with_suffix(".png")
     write_whole(target, picture)
@@ -270,12 +385,6 @@ def accuracy_line(result: Mapping[str, Any] | None, tile: str) -> str:
         for label, key in figures
     ]
     return ",  ".join(texts)
-
-
-def _in_metres(grid: Grid) -> bool:
-    system = osr.SpatialReference()
-    system.SetFromUserInput(grid.crs)
-    return bool(system.IsProjected()) and abs(system.GetLinearUnits() - 1) < 1e-6
 
 
 def _write_report(

@@ -12,9 +12,10 @@ import math
 import numpy as np
 from scipy import ndimage
 
+from lcu import projection
 from lcu.grid import Block, Grid, Tile
 from lcu.simulate import ground as landscape
-from lcu.simulate import layout, noise
+from lcu.simulate import noise
 from lcu.simulate import parameters as p
 
 CRS = "EPSG:3035"
@@ -29,7 +30,7 @@ def area(tiles: list[Tile]) -> Grid:
     """Return the grid of the old map: cells of 100 m that cover all tiles and a little more."""
     x, y = [], []
     for tile in tiles:
-        corners = layout.transform(*_outline(tile.grid), tile.grid.crs, CRS)
+        corners = projection.transform(*projection.outline(tile.grid), tile.grid.crs, CRS)
         x.append(corners[0])
         y.append(corners[1])
     cell = p.OLD_MAP_CELL
@@ -37,14 +38,6 @@ def area(tiles: list[Tile]) -> Grid:
     bottom, top = (f(g(y).item() / cell) for f, g in ((math.floor, np.min), (math.ceil, np.max)))
     origin = ((left - 2) * cell, cell, 0.0, (top + 2) * cell, 0.0, -cell)
     return Grid(CRS, origin, top - bottom + 4, right - left + 4)
-
-
-def _outline(grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """Return points along the edge of a grid, float64 [point], in its CRS."""
-    west, south, east, north = grid.bounds
-    across, down = np.linspace(west, east, 9), np.linspace(south, north, 9)
-    x = np.concatenate([across, across, np.full(9, west), np.full(9, east)])
-    return x, np.concatenate([np.full(9, south), np.full(9, north), down, down])
 
 
 def strips(grid: Grid) -> list[Block]:
@@ -68,7 +61,7 @@ def draw_strip(
     west, cell, _, north, _, _ = grid.transform
     fine = Grid(CRS, (west, cell / n, 0.0, north, 0.0, -cell / n), grid.height * n, grid.width * n)
     block = Block(strip.row * n, strip.col * n, strip.height * n, strip.width * n)
-    x, y = layout.coordinates(fine, block, ground)
+    x, y = projection.coordinates(fine, block, ground)
     subtype = landscape.cover(landscape.place(x, y, world.seed), year, world).subtype
     subtype = (
         subtype.reshape(strip.height, n, strip.width, n)
@@ -191,7 +184,7 @@ def mislabel(value: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 def look_up(codes: np.ndarray, grid: Grid, onto: Grid) -> np.ndarray:
     """Return the old map's code at each pixel of a tile's grid (nearest), uint16 [y, x]."""
-    x, y = layout.coordinates(onto, onto.whole, CRS)
+    x, y = projection.coordinates(onto, onto.whole, CRS)
     west, cell, _, north, _, _ = grid.transform
     return codes[
         np.floor((north - y) / cell).astype(np.int64), np.floor((x - west) / cell).astype(np.int64)

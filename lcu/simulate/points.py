@@ -12,9 +12,10 @@ import io
 
 import numpy as np
 
+from lcu import projection
 from lcu.grid import Tile
 from lcu.simulate import ground as landscape
-from lcu.simulate import layout, noise
+from lcu.simulate import noise
 from lcu.simulate import parameters as p
 
 _POINTS = 600
@@ -74,7 +75,7 @@ def survey(
     )
     subtype = _subtype(x, y, tile, ground, year, world)
     aside = _subtype(x, y + 40.0, tile, ground, year, world)
-    longitude, latitude = layout.transform(x, y, tile.grid.crs, "EPSG:4326")
+    longitude, latitude = projection.transform(x, y, tile.grid.crs, "EPSG:4326")
     rows = []
     for point in range(count):
         row = _defaults() | {"POINT_ID": 90_000_000 + 100_000 * index + point}
@@ -97,7 +98,7 @@ def _subtype(
     x = west + (np.floor((x - west) / step) + 0.5) * step
     y = north - (np.floor((north - y) / step) + 0.5) * step
     if tile.grid.crs != ground:
-        x, y = layout.transform(x, y, tile.grid.crs, ground)
+        x, y = projection.transform(x, y, tile.grid.crs, ground)
     return landscape.cover(landscape.place(x, y, world.seed), year, world).subtype
 
 

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lcu import projection
 from lcu.config import BANDS
 from lcu.grid import Block, Tile
 from lcu.simulate import ground as landscape
-from lcu.simulate import layout, noise, sky, spectra
+from lcu.simulate import noise, sky, spectra
 from lcu.simulate import parameters as p
 from lcu.simulate.sky import Visit
 
@@ -58,7 +59,7 @@ def _around(block: Block) -> Block:
 
 @lru_cache(maxsize=2)
 def _place(tile: Tile, block: Block, ground: str, seed: int) -> tuple:
-    x, y = layout.coordinates(tile.grid, _around(block), ground)
+    x, y = projection.coordinates(tile.grid, _around(block), ground)
     return x, y, landscape.place(x, y, seed)
 
 

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtri
 
+from lcu import projection
 from lcu.grid import Block, Grid, Tile
-from lcu.simulate import layout, noise
+from lcu.simulate import noise
 from lcu.simulate import parameters as p
 
 (_DATES, _COVER, _CLOUDS, _VEIL, _SNOW, _SNOW_LINE, _SWATH, _WET) = range(300, 308)
@@ -125,7 +126,7 @@ def _covers(visit: Visit, grid: Grid, ground: str) -> bool:
         grid.crs, (grid.transform[0], 10.0 * step, 0, grid.transform[3], 0, -10.0 * step), 8, 8
     )
     return bool(
-        in_swath(*layout.coordinates(coarse, coarse.whole, ground), visit.edge).mean() >= 0.1
+        in_swath(*projection.coordinates(coarse, coarse.whole, ground), visit.edge).mean() >= 0.1
     )
 
 
@@ -203,7 +204,7 @@ def extent_of(grids: list[Grid], ground: str) -> Extent:
     x, y = [], []
     for grid in grids:
         for col in (0, grid.width - 1):
-            point = layout.coordinates(grid, Block(grid.height // 2, col, 1, 1), ground)
+            point = projection.coordinates(grid, Block(grid.height // 2, col, 1, 1), ground)
             x.append(float(point[0][0, 0]))
             y.append(float(point[1][0, 0]))
     return Extent(min(x), max(x), sum(y) / len(y))
