@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (
-    "numpy", "scipy", "sklearn", "matplotlib", "jinja2", "defusedxml", "requests", "pystac", "pystac_client", "tenacity",
-    "blake3",
+    "numpy", "scipy", "sklearn", "matplotlib", "jinja2", "defusedxml", "requests", "pystac", "pystac_client",
+    "tenacity", "blake3",
 )  # fmt: skip
 DRIVERS = ("JP2OpenJPEG", "SENTINEL2", "COG", "GTiff", "GPKG", "GeoJSON")
 
