@@ -67,9 +67,8 @@ def depth(grid, source):
 
 def test_the_mosaic_lies_on_the_grid_of_the_eea_around_all_tiles(neighbours):
     tiles, _ = neighbours
-    whole, shown = mosaic.tile_of(tiles)
+    whole = mosaic.tile_of(tiles)
     assert (whole.id, whole.grid.crs, whole.grid.resolution) == ("MOSAIC", "EPSG:3035", 10)
-    assert shown == tiles
     assert all(edge % 10 == 0 for edge in whole.grid.bounds)
     west, south, east, north = whole.grid.bounds
     x, y = np.concatenate(
@@ -82,7 +81,7 @@ def test_the_mosaic_lies_on_the_grid_of_the_eea_around_all_tiles(neighbours):
 def test_one_tile_is_warped_as_gdal_does_it(tmp_path):
     values = np.random.default_rng(1).integers(1, 13, (WEST.height, WEST.width)).astype(np.uint8)
     path = published(tmp_path, "map", WEST, values)
-    whole, _ = mosaic.tile_of([Tile("31AAA", WEST)])
+    whole = mosaic.tile_of([Tile("31AAA", WEST)])
     found = mosaic.read(whole.grid, [(WEST, path)], whole.grid.whole)
     expected = gdal.Warp(
         "", str(path), format="MEM", dstSRS="EPSG:3035", outputBounds=whole.grid.bounds,
@@ -95,7 +94,7 @@ def test_one_tile_is_warped_as_gdal_does_it(tmp_path):
 
 def test_where_tiles_overlap_the_pixel_farther_from_its_edge_wins(neighbours):
     tiles, sources = neighbours
-    grid = mosaic.tile_of(tiles)[0].grid
+    grid = mosaic.tile_of(tiles).grid
     found = mosaic.read(grid, sources, grid.whole)
     west, east = depth(grid, WEST), depth(grid, EAST)
     sure = np.minimum(np.minimum(abs(west), abs(east)), abs(west - east)) > 0.1
@@ -110,7 +109,7 @@ def test_where_tiles_overlap_the_pixel_farther_from_its_edge_wins(neighbours):
 def test_a_class_goes_before_a_hole(neighbours, tmp_path):
     tiles, sources = neighbours
     holes = published(tmp_path, "holes", EAST, np.full((EAST.height, EAST.width), 255, np.uint8))
-    grid = mosaic.tile_of(tiles)[0].grid
+    grid = mosaic.tile_of(tiles).grid
     found = mosaic.read(grid, [sources[0], (EAST, holes)], grid.whole)
     inside = depth(grid, WEST) > 0.1
     assert (found[inside] == 1).all() and (depth(grid, EAST)[inside] > 0).any()
@@ -119,20 +118,30 @@ def test_a_class_goes_before_a_hole(neighbours, tmp_path):
 @pytest.mark.parametrize("size", [37, 128])
 def test_the_mosaic_does_not_depend_on_blocks(neighbours, size):
     tiles, sources = neighbours
-    grid = mosaic.tile_of(tiles)[0].grid
+    grid = mosaic.tile_of(tiles).grid
     whole = mosaic.read(grid, sources, grid.whole)
     for block in grid.blocks(size):
         np.testing.assert_array_equal(mosaic.read(grid, sources, block), whole[block.slices])
 
 
-def test_tiles_beyond_europe_have_no_mosaic():
-    brazil = Tile(
-        "23KPQ", Grid("EPSG:32723", (600_000.0, 10.0, 0.0, 7_500_000.0, 0.0, -10.0), 9, 9)
+def test_tiles_beyond_europe_are_in_no_mosaic():
+    brazil = Grid("EPSG:32723", (600_000.0, 10.0, 0.0, 7_500_000.0, 0.0, -10.0), 9, 9)
+    nowhere = grid_of(9, 'LOCAL_CS["field",UNIT["metre",1]]')
+    assert [mosaic.in_europe(grid) for grid in (WEST, EAST, brazil, nowhere)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_tiles_far_apart_have_no_mosaic():
+    here, near, far = (
+        Tile(f"{shift}", Grid(WEST.crs, (690_000.0 + shift, *WEST.transform[1:]), 300, 280))
+        for shift in (0, 20_000, 60_000)
     )
-    nowhere = Tile("field", grid_of(9, 'LOCAL_CS["field",UNIT["metre",1]]'))
-    assert mosaic.tile_of([brazil, nowhere]) == (None, [])
-    here = Tile("31AAA", WEST)
-    assert mosaic.tile_of([brazil, here])[1] == [here]
+    assert mosaic.tile_of([here, near]).grid.width > 2000
+    assert mosaic.tile_of([here, far]) is None
 
 
 # --- styles ---------------------------------------------------------------------------------------

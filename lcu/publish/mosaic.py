@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -22,24 +23,32 @@ PIXEL = 10.0
 EUROPE = ((-35.58, 44.83), (24.60, 84.73))
 # Points on each side of a tile: between them, the side of one of 110 km bends by 0.2 m.
 POINTS = 65
+# How many times the area of its tiles a mosaic may have: those of two squares far apart would take
+# hours to be written, and show two dots.
+EMPTIEST = 16
 # Metres; farther than a pixel can lie from the edge of its tile.
 FAR = 1e9
 
 
-def tile_of(tiles: Sequence[Tile]) -> tuple[Tile | None, list[Tile]]:
-    """Return the mosaic as a tile, and those of `tiles` that it shows.
+def in_europe(grid: Grid) -> bool:
+    """Tell whether all of a grid lies where EPSG:3035 is meant to be used."""
+    degrees = footprint(grid)
+    return degrees is not None and all(
+        low <= part.min() and part.max() <= high
+        for part, (low, high) in zip(degrees, EUROPE, strict=True)
+    )
 
-    None, and no tile, where all lie beyond Europe or on a CRS that is not on Earth.
-    """
-    shown = [tile for tile in tiles if _in_europe(tile.grid)]
-    if not shown:
-        return None, []
-    corners = np.array([_bounds(tile.grid) for tile in shown])
+
+def tile_of(tiles: Sequence[Tile]) -> Tile | None:
+    """Return the mosaic of at least one tile as a tile; None where it would be nearly all nodata."""
+    corners = np.array([_bounds(tile.grid) for tile in tiles])
     west, south = corners[:, :2].min(axis=0).tolist()
     east, north = corners[:, 2:].max(axis=0).tolist()
+    own = (corners[:, 2:] - corners[:, :2]).prod(axis=1).sum()
+    if (north - south) * (east - west) > EMPTIEST * own:
+        return None
     height, width = round((north - south) / PIXEL), round((east - west) / PIXEL)
-    grid = Grid(CRS, (west, PIXEL, 0.0, north, 0.0, -PIXEL), height, width)
-    return Tile(NAME, grid), shown
+    return Tile(NAME, Grid(CRS, (west, PIXEL, 0.0, north, 0.0, -PIXEL), height, width))
 
 
 def read(grid: Grid, sources: Sequence[tuple[Grid, Path]], block: Block) -> np.ndarray:
@@ -80,15 +89,7 @@ def read(grid: Grid, sources: Sequence[tuple[Grid, Path]], block: Block) -> np.n
     return values
 
 
-def _in_europe(grid: Grid) -> bool:
-    """Tell whether all of a grid lies where EPSG:3035 is meant to be used."""
-    degrees = footprint(grid)
-    return degrees is not None and all(
-        low <= part.min() and part.max() <= high
-        for part, (low, high) in zip(degrees, EUROPE, strict=True)
-    )
-
-
+@lru_cache(maxsize=1024)
 def _bounds(grid: Grid) -> tuple[float, float, float, float]:
     """Return x_min, y_min, x_max, y_max of a tile in the mosaic's CRS: multiples of a pixel."""
     x, y = transform(*outline(grid, POINTS), grid.crs, CRS)

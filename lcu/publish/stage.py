@@ -159,11 +159,15 @@ def _catalogue(
 
 
 def _lay_out(tiles: list[Tile]) -> tuple[Tile | None, list[Tile]]:
-    whole, shown = mosaic.tile_of(tiles)
+    """Return the mosaic and the tiles that it shows; None and no tile where there is none."""
+    shown = [tile for tile in tiles if mosaic.in_europe(tile.grid)]
     for tile in tiles:
         if tile not in shown:
             log.warning("%s is not in the mosaic: EPSG:3035 is for Europe", tile.id)
-    return whole, shown
+    whole = mosaic.tile_of(shown) if shown else None
+    if shown and whole is None:
+        log.warning("no mosaic: the tiles lie so far apart that it would be nearly all nodata")
+    return whole, shown if whole else []
 
 
 def _write_mosaic(
