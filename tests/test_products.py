@@ -23,7 +23,7 @@ from lcu.composite import Origin
 from lcu.grid import Grid, Tile
 from lcu.projection import outline, transform
 from lcu.publish import areas, catalogue, mosaic, styles
-from tests.test_publish import LEGEND, WIDE, World, grid_of, land_cover
+from tests.test_publish import LEGEND, WIDE, World, assert_cog, grid_of, land_cover
 
 WEST = Grid("EPSG:32631", (690_000.0, 10.0, 0.0, 5_600_000.0, 0.0, -10.0), 300, 280)
 # In the next zone, over the eastern part of the same ground and beyond.
@@ -412,6 +412,7 @@ with rasterio.open(sys.argv[1]) as map:
 @pytest.mark.parametrize("name", ["31AAA_32631", "MOSAIC_03035"])
 def test_rasterio_reads_a_map_with_its_colours_and_place(run, name):
     path = run / "maps" / f"LCU_LC_MAP_S2018_R10m_{name}_V01.tif"
+    assert_cog(path)
     clean = {key: value for key, value in os.environ.items() if key[:4] not in ("GDAL", "PROJ")}
     done = subprocess.run(
         [sys.executable, "-c", READ, path], env=clean, capture_output=True, text=True, timeout=60, check=False

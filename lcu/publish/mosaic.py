@@ -21,10 +21,10 @@ CRS = "EPSG:3035"
 PIXEL = 10.0
 # What EPSG says that its 3035 is for: longitude, then latitude.
 EUROPE = ((-35.58, 44.83), (24.60, 84.73))
-# Points on each side of a tile: between them, the side of one of 110 km bends by 0.2 m.
+# Points on each side of a tile: between them, a side of 110 km bends by 0.2 m at most.
 POINTS = 65
-# How many times the area of its tiles a mosaic may have: those of two squares far apart would take
-# hours to be written, and show two dots.
+# How many times the area of its tiles a mosaic may have: two squares at the ends of a continent would
+# take hours to be written, and show as two dots.
 EMPTIEST = 16
 # Metres; farther than a pixel can lie from the edge of its tile.
 FAR = 1e9
