@@ -262,7 +262,7 @@ def test_fewer_samples_than_ranks_end_the_training_on_all_ranks(parallel: Distri
     with pytest.raises(RankError, match=f"do not go round {COMM.size} ranks"):
         loop.fit(
             net, data, data, train, 1, parallel, COMM,
-            state=State(), optimiser=optimiser, after_epoch=lambda state: None,
+            until=train.epochs, state=State(), optimiser=optimiser, after_epoch=lambda state: None,
         )  # fmt: skip
 
 
