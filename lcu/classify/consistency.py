@@ -435,13 +435,7 @@ def _write_shard(
         )
         for dataset in wanted
     }
-    tile = source.tiles[shard.tile]
-    attributes = {
-        "tile": shard.tile, "year": shard.year, "crs": tile.grid.crs,
-        "transform": tile.grid.part(block).transform, "row": block.row, "col": block.col,
-        "class_values": legend.values, "class_names": ", ".join(legend.names),
-        "configuration": provenance(config),
-    }  # fmt: skip
+    attributes = attributes_of(config, source.tiles[shard.tile], shard)
     if shard.year in config.changes:
         attributes["year_before"] = config.changes[shard.year]
     path = shard.path(config.directory)
@@ -488,3 +482,14 @@ def block_size(config: Config, tiles: dict[str, Tile], ranks: int, largest: int)
             "classify.minimum_unit or classify.shard"
         )
     return block
+
+
+def attributes_of(config: Config, tile: Tile, shard: Shard) -> dict[str, Any]:
+    """Return what every shard of `classify` says about itself, yearly or consistent."""
+    block, legend = shard.block, config.legend
+    return {
+        "tile": shard.tile, "year": shard.year, "crs": tile.grid.crs,
+        "transform": tile.grid.part(block).transform, "row": block.row, "col": block.col,
+        "class_values": legend.values, "class_names": ", ".join(legend.names),
+        "configuration": provenance(config),
+    }  # fmt: skip

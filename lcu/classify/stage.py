@@ -20,7 +20,7 @@ from lcu.classify import consistency
 from lcu.classify.ahead import ahead
 from lcu.classify.maps import confidence, land_cover, quantise
 from lcu.composite import Composites, fill_gaps
-from lcu.config import Config, provenance
+from lcu.config import Config
 from lcu.grid import Block, Tile, split
 from lcu.legend import NODATA, OUTSIDE, UNCHANGED, Legend
 from lcu.ranks import on_root, share, together
@@ -333,12 +333,7 @@ def _write_shard(
         OBSERVATIONS: ((block.height, block.width), (CELL, CELL)),
     }
     path = shard.path(config.directory)
-    attributes = {
-        "tile": shard.tile, "year": shard.year, "crs": tile.grid.crs,
-        "transform": tile.grid.part(block).transform, "row": block.row, "col": block.col,
-        "class_values": legend.values, "class_names": ", ".join(legend.names),
-        "configuration": provenance(config),
-    }  # fmt: skip
+    attributes = consistency.attributes_of(config, tile, shard)
     file = store.create(path, group, layout, attributes)
     for part in parts:
         row, col = part.row - block.row, part.col - block.col
