@@ -12,4 +12,7 @@
 #define LCU_CLONES __attribute__((target_clones("arch=skylake-avx512", "avx2", "sse4.1", "default")))
 #endif
 
+/* What is inlined is compiled for the processor of its caller. */
+#define LCU_INLINE static inline __attribute__((always_inline))
+
 #endif

@@ -14,8 +14,6 @@
 
 #include "clones.h"
 
-/* What is inlined is compiled for the processor of its caller. */
-#define LCU_INLINE static inline __attribute__((always_inline))
 #pragma GCC diagnostic ignored "-Wpsabi" /* vectors are passed to inlined functions only */
 
 #define LCU_STRIP 128 /* pixels that are copied at once */
