@@ -294,8 +294,8 @@ class Train:
     model: str = key(
         "Which model learns the series.",
         "svm",
-        allowed=("svm", "svm-ensemble", "random-forest", "lstm", "transformer", "tempcnn", "ltae"),
-    )
+        allowed=("svm", "svm-ensemble", "random-forest", "lstm", "transformer", "tempcnn", "ltae", "convlstm"),
+    )  # fmt: skip
     from_model: str = key(
         "Run directory of a trained model to use; empty: train one from the samples.", ""
     )
@@ -374,6 +374,11 @@ class Train:
     compression: str = key(
         "Networks: how gradients travel between ranks.", "none", allowed=("none", "fp16")
     )
+
+    @property
+    def reads_patches(self) -> bool:
+        """Whether the model looks at the pixels around a sample too."""
+        return self.model == "convlstm"
 
 
 @dataclass(frozen=True)

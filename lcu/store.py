@@ -96,6 +96,14 @@ SAMPLES = (
     Dataset("cluster", ("sample",), "int32", "cluster; -1 = not clustered", -1),
     Dataset("split", ("sample",), "uint8", "0 training, 1 validation, 2 test", None),
 )
+PATCH_SIDE = 5  # pixels
+PATCH = Dataset(
+    "patch",
+    ("sample", "time", "band", "patch_y", "patch_x"),
+    "uint16",
+    "surface reflectance x 10000",
+    0,
+)
 
 
 @dataclass(frozen=True, order=True)

@@ -24,17 +24,18 @@ from osgeo import gdal
 
 from lcu import config as configuration
 from lcu import sample, train
-from lcu.composite import Composites, fill_gaps
+from lcu.composite import Composites
 from lcu.config import Config
 from lcu.grid import Block
 from lcu.sample.draw import TEST
+from lcu.store import PATCH_SIDE
 from lcu.train import Cut, Model
 
 gdal.UseExceptions()
 
 TABLE = record.ROOT / "perf" / "results" / "models.csv"
 COLUMNS = ("date", "commit", "host", "cpu", "case", "model", "seed", "year", "figure", "value")
-MODELS = ("svm", "svm-ensemble", "random-forest", "lstm", "transformer", "tempcnn", "ltae")
+MODELS = ("svm", "svm-ensemble", "random-forest", "lstm", "transformer", "tempcnn", "ltae", "convlstm")
 
 # What else can be compared: name -> overrides.
 VARIANTS = {name: (f"train.model={name}",) for name in MODELS} | {
@@ -54,7 +55,8 @@ class Truth:
     """Pixels of the test polygons: series over the run, and the true class of each year."""
 
     def __init__(self, config: Config, seed: int) -> None:
-        """Draw pixels; the same for every model."""
+        """Draw pixels, the same for every model; with the patches around them for one that reads these."""
+        side = PATCH_SIDE if config.train.reads_patches else 1
         composites, samples = Composites.open(config), sample.Samples.read(config.directory)
         old = sample.OldMap(config.sample, list(composites.tiles.values()))
         held = np.unique(samples.polygon[samples.split == TEST])
@@ -67,16 +69,16 @@ class Truth:
             rows, cols = np.nonzero(np.isin(polygons, held) & count.any(axis=0))
             chosen = np.random.default_rng(seed).permutation(len(rows))[:PIXELS]
             rows, cols = rows[chosen], cols[chosen]
-            series = composites.read(tile.id, whole)[:, :, rows, cols]
+            around = sample.read_around(composites, tile, whole, side // 2)
+            series = sample.patches(around, rows, cols, side)
             classes = [
                 read_truth(config, tile.id, year)[rows, cols] for year in config.archive.years
             ]
-            parts.append((series.transpose(2, 0, 1), count[:, rows, cols].T, np.stack(classes, 1)))
+            parts.append((series, count[:, rows, cols].T, np.stack(classes, 1)))
         self.series, self.count, self.classes = map(np.concatenate, zip(*parts, strict=True))
-        raster = np.ascontiguousarray(self.series.transpose(1, 2, 0))[:, :, None]
-        self.filled = np.ascontiguousarray(
-            fill_gaps(raster, self.days)[0][:, :, 0].transpose(2, 0, 1)
-        )
+        if side == 1:
+            self.series = self.series[..., 0, 0]
+        self.filled = sample.fill_series(self.series, self.days)
 
 
 def read_truth(config: Config, tile: str, year: int) -> np.ndarray:

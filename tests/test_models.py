@@ -29,6 +29,7 @@ SETTINGS = {
     "transformer": {"hidden": 16, "layers": 1, "heads": 2},
     "tempcnn": {"hidden": 8, "layers": 2},
     "ltae": {"hidden": 32, "layers": 1, "heads": 4},
+    "convlstm": {"hidden": 8, "layers": 2},
 }
 BASE = Train(dropout=0.0, batch=24, epochs=20, warmup=1.0, learning_rate=1e-3)
 
@@ -44,8 +45,10 @@ def network(train: Train, seed: int = 1) -> Network:
     return networks.build(networks.describe(train, BANDS, TIMES, CLASSES))
 
 
-def examples(count: int = 75, seed: int = 0, gaps: float = 0.2, years: int = YEARS) -> Examples:
-    """Return series whose class shows in one band's rise, some of it not observed."""
+def examples(
+    count: int = 75, seed: int = 0, gaps: float = 0.2, years: int = YEARS, *, name: str = ""
+) -> Examples:
+    """Return series whose class shows in one band's rise, some of it not observed; patches for a model of these."""
     random = np.random.default_rng(seed)
     label = random.integers(0, CLASSES, (count, years))
     day = np.sort(random.integers(0, 366, (count, years, TIMES)), axis=2)
@@ -56,8 +59,11 @@ def examples(count: int = 75, seed: int = 0, gaps: float = 0.2, years: int = YEA
     label[random.random((count, years)) < 0.1] = -1
     label[:, 0] = np.abs(label[:, 0])
     weight = np.where(label >= 0, random.uniform(0.5, 2, (count, 1)), 0)
+    values *= observed[..., None]
+    if name == "convlstm":
+        values = values[..., None, None] + random.normal(0, 0.2, (*values.shape, 5, 5))
     return Examples(
-        torch.from_numpy(values * observed[..., None]).float(),
+        torch.from_numpy(values).float(),
         torch.from_numpy(observed),
         torch.from_numpy(day.astype(np.float32)),
         torch.from_numpy(label),
@@ -70,14 +76,14 @@ def examples(count: int = 75, seed: int = 0, gaps: float = 0.2, years: int = YEA
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_network_answers_for_every_year(name: str) -> None:
-    data = examples()
+    data = examples(name=name)
     scores = network(settings(name)).eval()(data.values, data.observed, data.day)
     assert scores.shape == (75, YEARS, CLASSES) and torch.isfinite(scores).all()
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_year_depends_on_other_years_only_where_the_state_is_carried(name: str) -> None:
-    data, net = examples(), network(settings(name)).eval()
+    data, net = examples(name=name), network(settings(name)).eval()
     both = net(data.values, data.observed, data.day)
     alone = net(data.values[:, 1:], data.observed[:, 1:], data.day[:, 1:])
     same = torch.allclose(both[:, 1:], alone, atol=1e-6)
@@ -103,6 +109,44 @@ def test_only_the_encoding_tells_times_apart(name: str, position: str) -> None:
     moved = net(data.values, data.observed, data.day + 40)
     assert torch.allclose(scores, turned, atol=1e-5) == (position != "index")
     assert torch.allclose(scores, moved, atol=1e-5) == (position != "day")
+
+
+def test_the_convolutional_lstm_follows_its_equations() -> None:
+    data = examples(3, years=1, name="convlstm")
+    net = network(replace(settings("convlstm"), layers=1)).eval()
+    own = {name: value.detach().numpy() for name, value in net.named_parameters()}
+    found = net(data.values, data.observed, data.day)[:, 0].detach().numpy()
+    for series in range(3):
+        observed, day = data.observed[series, 0].numpy(), data.day[series, 0].numpy()
+        state, memory, outputs = np.zeros((8, 5, 5)), np.zeros((8, 5, 5)), []
+        for time, phase in enumerate(day * 2 * np.pi / 365.25):
+            context = np.array([observed[time], np.sin(phase), np.cos(phase)])
+            around = np.broadcast_to(context[:, None, None], (3, 5, 5))
+            read = np.concatenate([data.values[series, 0, time].numpy(), around])
+            gates = correlated(read, own["cells.0.read.weight"])
+            gates += correlated(state, own["cells.0.keep.weight"])
+            gates += own["cells.0.read.bias"][:, None, None]
+            new, write, forget, show = gates.reshape(4, 8, 5, 5)
+            memory = sigmoid(forget + 1) * memory + sigmoid(write) * np.tanh(new)
+            state = sigmoid(show) * np.tanh(memory)
+            outputs.append(state[:, 2, 2])
+        most = np.array(outputs)[observed].max(axis=0)
+        normed = (most - most.mean()) / np.sqrt(most.var() + 1e-5)
+        normed = normed * own["norm.weight"] + own["norm.bias"]
+        scores = own["head.weight"] @ normed + own["head.bias"]
+        np.testing.assert_allclose(found[series], scores, rtol=1e-4, atol=1e-5)
+
+
+def sigmoid(values: np.ndarray) -> np.ndarray:
+    """Return 1 / (1 + exp(-values))."""
+    return 1 / (1 + np.exp(-values))
+
+
+def correlated(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return the sums of [channel, y, x] with kernels [out, channel, 3, 3]; 0 beyond the edges."""
+    padded = np.pad(values, ((0, 0), (1, 1), (1, 1)))
+    squares = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+    return np.einsum("cyxij,ocij->oyx", squares, weight)
 
 
 def test_the_encoding_is_the_published_formula() -> None:
@@ -164,10 +208,10 @@ def fit(train: Train, data: Examples, checked: Examples, **more: object) -> tupl
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_network_learns_and_the_best_epoch_is_kept(name: str) -> None:
     train = settings(name, patience=20)
-    net, state = fit(replace(train, learning_rate=5e-3), examples(400), examples(200, seed=1))
+    checked = examples(200, seed=1, name=name)
+    net, state = fit(replace(train, learning_rate=5e-3), examples(400, name=name), checked)
     assert state.best > 0.8
     assert state.best == max(row["macro_f1"] for row in state.history)
-    checked = examples(200, seed=1)
     matrix = loop.error_matrix(checked.label, loop.predicted(net, checked, MPI.COMM_SELF), CLASSES)
     assert loop.macro_f1(matrix) == pytest.approx(state.best)
 
@@ -232,7 +276,7 @@ def parallel(request: pytest.FixtureRequest) -> Iterator[Distribution]:
 def test_ranks_share_a_batch_as_one_rank_reads_it(
     parallel: Distribution, name: str, dtype: torch.dtype, tolerance: float
 ) -> None:
-    train, data = settings(name), examples()
+    train, data = settings(name), examples(name=name)
     alone = steps(train, data, Distribution(device=parallel.device), dtype)
     shared = steps(train, data, parallel, dtype)
     torch.testing.assert_close(shared, alone, rtol=tolerance, atol=0)

@@ -24,6 +24,7 @@ from lcu.config import Config
 from lcu.grid import Block, Tile, split
 from lcu.legend import NODATA, OUTSIDE, UNCHANGED, Legend
 from lcu.ranks import on_root, share, together
+from lcu.sample import patches, read_around
 from lcu.store import (
     BEFORE,
     CELL,
@@ -235,7 +236,7 @@ def _make_shards(
     results: dict[Block, dict[int, Layers]] = {}
     with together(group, f"classifying {tile} at row {block.row}, column {block.col}"):
         own = [part for part, rank in zip(parts, owner, strict=True) if rank == group.rank]
-        for part, given in ahead(lambda part: read(composites, tile, part), own):
+        for part, given in ahead(lambda part: read(composites, tile, part, model.reach), own):
             results[part] = classify_block(config, composites, model, *given, years)
     for year in years:
         shard = Shard("probabilities", tile, year, block)
@@ -243,9 +244,20 @@ def _make_shards(
         _write_shard(config, group, shard, marks[tile, year], composites.tiles[tile], parts, layers)
 
 
-def read(composites: Composites, tile: str, block: Block) -> tuple[np.ndarray, np.ndarray]:
-    """Read reflectance [time, band, y, x] and clear observations [time, y, x] of a block."""
-    return composites.read(tile, block), composites.read_count(tile, block)
+def read(
+    composites: Composites, tile: str, block: Block, reach: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read what a block is classified from.
+
+    Returns
+    -------
+    reflectance : ndarray[time, band, y + 2 reach, x + 2 reach], uint16
+        With the pixels around the block.
+    count : ndarray[time, y, x], uint8
+        Clear observations.
+    """
+    around = read_around(composites, composites.tiles[tile], block, reach)
+    return around, composites.read_count(tile, block)
 
 
 def classify_block(
@@ -286,8 +298,8 @@ def predict_cells(
     ----------
     cut : Cut
         The years to predict.
-    series : ndarray[time, band, y, x], uint16
-        Gap-filled unless the model reads gaps.
+    series : ndarray[time, band, y + 2 reach, x + 2 reach], uint16
+        Gap-filled unless the model reads gaps; with the pixels around that the model looks at.
     count : ndarray[time, y, x], uint8
         Clear observations.
     days : ndarray[time], int32
@@ -296,12 +308,13 @@ def predict_cells(
     -------
     ndarray[year, class, y, x], uint8
     """
-    height, width = series.shape[2:]
+    height, width = count.shape[1:]
     classes = len(model.about["legend"])
     out = np.zeros((len(cut.years), classes, height, width), np.uint8)
     for cell in split(Block(0, 0, height, width), CELL):
         counted = _pixels(count, cell) if model.reads_gaps else None
-        windows = cut.windows(_pixels(series, cell), counted, days[None])
+        read = _patches(series, cell, model.reach) if model.reach else _pixels(series, cell)
+        windows = cut.windows(read, counted, days[None])
         probability = quantise(model.predict(cut.years, windows).reshape(-1, classes))
         maps = probability.reshape(CELL, CELL, len(cut.years), classes).transpose(2, 3, 0, 1)
         out[(..., *cell.slices)] = maps[..., : cell.height, : cell.width]
@@ -313,6 +326,16 @@ def _pixels(values: np.ndarray, cell: Block) -> np.ndarray:
     padded = np.zeros((*values.shape[:-2], CELL, CELL), values.dtype)
     padded[..., : cell.height, : cell.width] = values[(..., *cell.slices)]
     return np.ascontiguousarray(np.moveaxis(padded.reshape(*values.shape[:-2], -1), -1, 0))
+
+
+def _patches(series: np.ndarray, cell: Block, reach: int) -> np.ndarray:
+    """Return the patches of a cell's pixels, [time, band, y, x] -> [pixel, time, band, side, side]."""
+    side = 2 * reach + 1
+    around = Block(cell.row, cell.col, cell.height + 2 * reach, cell.width + 2 * reach)
+    padded = np.zeros((*series.shape[:2], CELL + 2 * reach, CELL + 2 * reach), series.dtype)
+    padded[..., : around.height, : around.width] = series[(..., *around.slices)]
+    rows, cols = np.divmod(np.arange(CELL * CELL), CELL)
+    return patches(padded, rows, cols, side)
 
 
 def _write_shard(

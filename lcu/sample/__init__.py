@@ -3,6 +3,7 @@
 from lcu.sample.draw import Candidates, assign_splits, core_pixels, draw, priority
 from lcu.sample.kmeans import kmeans, kmeans_memory
 from lcu.sample.oldmap import OldMap, OldMapError
+from lcu.sample.series import fill_series, patches, read_around
 from lcu.sample.stage import Samples, run
 
 __all__ = [
@@ -13,8 +14,11 @@ __all__ = [
     "assign_splits",
     "core_pixels",
     "draw",
+    "fill_series",
     "kmeans",
     "kmeans_memory",
+    "patches",
     "priority",
+    "read_around",
     "run",
 ]

@@ -60,7 +60,7 @@ def _pool(
     config: Config, composites: Composites, tiles: Sequence[Tile], candidates: Candidates
 ) -> Pool:
     """Read the candidates' series and fill their gaps."""
-    series, count = read_series(composites, tiles, candidates)
+    series, count, _ = read_series(composites, tiles, candidates, with_patches=False)
     series = fill_series(series, composites.days)
     inside = [
         positions_of_year(config.periods, year, config.period, config.margin)

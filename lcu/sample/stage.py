@@ -30,7 +30,7 @@ from lcu.sample.draw import (
     priority,
 )
 from lcu.sample.series import fill_series, read_series
-from lcu.store import SAMPLES, Piece
+from lcu.store import PATCH, SAMPLES, Piece
 
 BLOCK = 1024
 
@@ -53,6 +53,7 @@ class Samples:
     tiles: tuple[str, ...]
     years: tuple[int, ...]
     fingerprint: str
+    patch: np.ndarray | None = None
 
     @classmethod
     def read(cls, directory: Path) -> Samples:
@@ -65,9 +66,10 @@ class Samples:
                 values = {dataset.name: file[dataset.name][()] for dataset in SAMPLES}
                 tiles = tuple(file.attrs["tiles"].split(", "))
                 years = tuple(int(year) for year in file.attrs["years"])
+                patch = file[PATCH.name][()] if PATCH.name in file else None
                 return cls(
-                    **values, tiles=tiles, years=years, fingerprint=file.attrs["fingerprint"]
-                )
+                    **values, tiles=tiles, years=years, fingerprint=file.attrs["fingerprint"], patch=patch
+                )  # fmt: skip
         except (OSError, KeyError) as error:
             raise store.StoreError(
                 f"{path} cannot be read ({error}); remove it and run `sample` again"
@@ -75,7 +77,11 @@ class Samples:
 
     def filled(self) -> np.ndarray:
         """Return the series without gaps, uint16 [sample, time, band]."""
-        return fill_series(self.series, self.day[0]) if len(self.series) else self.series
+        return fill_series(self.series, self.day[:1].ravel())
+
+    def filled_patch(self) -> np.ndarray:
+        """Return the patches without gaps, uint16 [sample, time, band, 5, 5]."""
+        return fill_series(self.patch, self.day[:1].ravel())
 
 
 def run(config: Config, comm: MPI.Comm, report: Any) -> str:
@@ -107,8 +113,9 @@ def _mark(config: Config, composites: Composites) -> str:
     ]
     classes = [(entry.value, entry.name, entry.codes) for entry in config.legend.classes]
     read = [composites.fingerprint(tile) for tile in composites.tiles]
+    patch = ["patches"] if config.train.reads_patches else []
     return store.fingerprint(
-        "samples 2", table["sample"], table["run"]["seed"], files, classes, read
+        "samples 2", table["sample"], table["run"]["seed"], files, classes, read, *patch
     )
 
 
@@ -233,18 +240,25 @@ def _write(
     weight = sample_weights(drawn.index, areas)
     with together(comm, "reading series"):
         own = drawn.take(np.arange(start, end))
-        series, count = read_series(composites, tiles, own)
+        patched = config.train.reads_patches
+        series, count, patch = read_series(composites, tiles, own, with_patches=patched)
     label = _labels(config, composites, own, count)
     columns = {
         "series": series, "count": count, "day": np.tile(composites.days, (len(own), 1)), "label": label,
         "weight": weight[start:end], "tile": own.tile, "row": own.row, "col": own.col,
         "polygon": own.polygon, "cluster": own.cluster, "split": split[start:end],
     }  # fmt: skip
+    datasets = SAMPLES
+    if patch is not None:
+        columns["patch"], datasets = patch, (*SAMPLES, PATCH)
     path = config.directory / "samples" / "samples.h5"
-    shapes = {dataset: (total, *columns[dataset.name].shape[1:]) for dataset in SAMPLES}
-    layout = {dataset: (shape, (4096, *shape[1:])) for dataset, shape in shapes.items()}
+    shapes = {dataset: (total, *columns[dataset.name].shape[1:]) for dataset in datasets}
+    layout = {
+        dataset: (shape, (128 if dataset is PATCH else 4096, *shape[1:]))
+        for dataset, shape in shapes.items()
+    }
     file = store.create(path, comm, layout, _attributes(config, composites, tiles, areas))
-    for dataset in SAMPLES:
+    for dataset in datasets:
         values = columns[dataset.name]
         piece = Piece(values, (start, *(0 for _ in values.shape[1:]))) if len(values) else None
         store.write_round(file, dataset, piece)

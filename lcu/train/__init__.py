@@ -1,7 +1,7 @@
 """Train: samples -> model. The only folder that knows scikit-learn's classifiers and Horovod.
 
-`lstm`, `transformer`, `tempcnn` and `ltae` are networks (`layers` has their interface, `networks` builds them);
-`loop` trains them, `distributed` is the seam to Horovod and torch.distributed, `deep` prepares and keeps.
+`lstm`, `transformer`, `tempcnn`, `ltae` and `convlstm` are networks (`layers` has their interface, `networks` builds
+them); `loop` trains them, `distributed` is the seam to Horovod and torch.distributed, `deep` prepares and keeps.
 `svm` and `forest` are fitted a year at a time by `yearly`. `series` cuts what all of them read, `model` is the
 file format, `stage` the shell over the ranks.
 """

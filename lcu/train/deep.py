@@ -70,10 +70,12 @@ def prepare(
     An example is a sample in one year, or with `train.carry_state` a sample in all years.
     """
     cut = Cut.of(config, config.archive.years)
-    series, count = samples.series, samples.count
-    if config.train.series == "filled":
-        series, count = samples.filled(), None
-    windows = cut.windows(series, count, samples.day)
+    filled, patched = config.train.series == "filled", config.train.reads_patches
+    if patched:
+        series = samples.filled_patch() if filled else samples.patch
+    else:
+        series = samples.filled() if filled else samples.series
+    windows = cut.windows(series, None if filled else samples.count, samples.day)
     label = _indices(samples.label, classes)
     label[~samples.series.any(axis=(1, 2))] = -1
     weight = samples.weight ** np.float32(WEIGHT_POWER[config.train.class_weight])
@@ -89,10 +91,10 @@ def prepare(
             "fewer than two classes have samples to train on; look at what the sample stage kept "
             "(sample.erosion, sample.per_class, sample.legend)"
         )
-    mean, scale = normalisation(_part(windows, chosen[0]))
+    mean, scale = normalisation(windows.take(chosen[0]))
     examples = tuple(
         Examples(
-            *standardised(_part(windows, rows), mean, scale),
+            *standardised(windows.take(rows), mean, scale),
             torch.from_numpy(label[rows]),
             torch.from_numpy(weight[rows]),
         )
@@ -114,10 +116,6 @@ def _one_by_one(windows: Windows) -> Windows:
     """Make a sample of every year of every sample."""
     parts = (windows.values, windows.observed, windows.day)
     return Windows(*(part.reshape(-1, 1, *part.shape[2:]) for part in parts))
-
-
-def _part(windows: Windows, rows: np.ndarray) -> Windows:
-    return Windows(windows.values[rows], windows.observed[rows], windows.day[rows])
 
 
 # --- how well -------------------------------------------------------------------------------------

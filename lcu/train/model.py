@@ -15,9 +15,13 @@ import torch
 
 from lcu import store
 from lcu.disk import sync, writing
+from lcu.store import PATCH_SIDE
 from lcu.train import forest, networks, svm
 from lcu.train.layers import Network
 from lcu.train.series import Windows, standardised
+
+# Patches that are read at once: their states are large.
+PATCHES = 512
 
 # Prediction from features float32 [sample, feature]: probabilities float32 [sample, class].
 YEARLY = {"svm": svm.predict, "svm-ensemble": svm.predict_ensemble, "random-forest": forest.predict}
@@ -59,6 +63,12 @@ class Model:
         """Whether its answer for a year depends on the other years that are read with it."""
         return bool(self.about.get("architecture", {}).get("shape", {}).get("carry"))
 
+    @property
+    def reach(self) -> int:
+        """How many pixels beyond its own it looks at, on each side."""
+        network = self.about.get("architecture", {}).get("network")
+        return PATCH_SIDE // 2 if network == "convlstm" else 0
+
     def predict(self, years: Sequence[int], windows: Windows) -> np.ndarray:
         """Return class probabilities.
 
@@ -67,7 +77,7 @@ class Model:
         years : sequence of int
             The years of the windows. Where a model has one part a year, the nearest is taken.
         windows : Windows
-            [sample, year, time(, band)]; gap-filled unless `reads_gaps`.
+            [sample, year, time(, band)]; gap-filled unless `reads_gaps`; patches where it has a `reach`.
 
         Returns
         -------
@@ -79,7 +89,10 @@ class Model:
         with torch.inference_mode():
             if "architecture" in self.about:
                 columns = [values.index(value) for value in self.about["classes"]]
-                probability[:, :, columns] = self._scores(windows)
+                step = PATCHES if self.reach else max(len(windows), 1)
+                for start in range(0, len(windows), step):
+                    part = slice(start, start + step)
+                    probability[part, :, columns] = self._scores(windows.take(part))
                 return probability
             for position, year in enumerate(years):
                 own = self._of_year(nearest(self.years, year))

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from lcu.config import Train
+from lcu.train.convlstm import ConvLSTM
 from lcu.train.layers import Network
 from lcu.train.lstm import LSTM
 from lcu.train.ltae import LTAE
@@ -14,6 +15,7 @@ from lcu.train.transformer import Transformer
 
 NETWORKS: dict[str, type[Network]] = {
     "lstm": LSTM, "transformer": Transformer, "tempcnn": TempCNN, "ltae": LTAE,
+    "convlstm": ConvLSTM,
 }  # fmt: skip
 
 # What a network has where the configuration names nothing: small enough for two cores, and near the
@@ -23,8 +25,9 @@ USUAL: dict[str, dict[str, Any]] = {
     "transformer": {"hidden": 64, "layers": 2, "heads": 4, "dropout": 0.1},
     "tempcnn": {"hidden": 64, "layers": 3, "dropout": 0.3},
     "ltae": {"hidden": 128, "layers": 2, "heads": 16, "dropout": 0.1},
+    "convlstm": {"hidden": 32, "layers": 1, "dropout": 0.2},
 }
-USUAL_RATE = {"lstm": 2e-3, "transformer": 1e-3, "tempcnn": 1e-3, "ltae": 2e-3}
+USUAL_RATE = {"lstm": 2e-3, "transformer": 1e-3, "tempcnn": 1e-3, "ltae": 2e-3, "convlstm": 2e-3}
 
 
 def with_rate(train: Train) -> Train:

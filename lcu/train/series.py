@@ -19,9 +19,9 @@ class Windows:
 
     Attributes
     ----------
-    values : ndarray[sample, year, time, band], uint16
-        Reflectance x 10000 of each year's periods, margins included: gap-filled, or 0 where nothing was
-        observed.
+    values : ndarray[sample, year, time, band] or [sample, year, time, band, 5, 5], uint16
+        Reflectance x 10000 of each year's periods, margins included, of the pixel or of the patch around it:
+        gap-filled, or 0 where nothing was observed.
     observed : ndarray[sample, year, time], bool
         What a model may look at: everything where the series is gap-filled.
     day : ndarray[sample, year, time], float32
@@ -34,6 +34,10 @@ class Windows:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def take(self, rows: np.ndarray | slice) -> Windows:
+        """Return some of the pixels."""
+        return Windows(self.values[rows], self.observed[rows], self.day[rows])
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Cut:
 
         Parameters
         ----------
-        series : ndarray[sample, time, band], uint16
+        series : ndarray[sample, time, band] or [sample, time, band, 5, 5], uint16
             Over all periods of the run.
         count : ndarray[sample, time], uint8, or None
             Clear observations behind each value; None where the series is gap-filled.
@@ -92,7 +96,10 @@ def normalisation(windows: Windows) -> tuple[torch.Tensor, torch.Tensor]:
 
     One number a band, the same for every time: a year not seen in training is treated like the others.
     """
-    seen = windows.values[windows.observed].astype(np.float64) / 10000
+    own = windows.values
+    if own.ndim > 4:
+        own = own[..., own.shape[-2] // 2, own.shape[-1] // 2]
+    seen = own[windows.observed].astype(np.float64) / 10000
     mean, scale = seen.mean(axis=0), np.maximum(seen.std(axis=0), 1e-3)
     return torch.tensor(mean, dtype=torch.float32), torch.tensor(scale, dtype=torch.float32)
 
@@ -104,15 +111,20 @@ def standardised(
 
     Returns
     -------
-    values : Tensor[sample, year, time, band], float32
-        (reflectance - mean) / scale; 0 where not observed.
+    values : Tensor[sample, year, time, band] or [sample, year, time, band, 5, 5], float32
+        (reflectance - mean) / scale; 0 where not observed, and in pixels of a patch that have no value.
     observed : Tensor[sample, year, time], bool
     day : Tensor[sample, year, time], float32
     """
     device = mean.device
     observed = torch.from_numpy(windows.observed).to(device)
     values = torch.from_numpy(windows.values.astype(np.float32)).to(device)
-    values.mul_(1e-4 / scale).sub_(mean / scale)
+    patched = values.ndim > 4
+    missing = values == 0 if patched else None
+    of_band = (-1, 1, 1) if patched else (-1,)
+    values.mul_((1e-4 / scale).reshape(of_band)).sub_((mean / scale).reshape(of_band))
     if not windows.observed.all():
-        values.masked_fill_(~observed[..., None], 0)
+        values.masked_fill_(~observed[(..., *(None for _ in of_band))], 0)
+    if patched:
+        values.masked_fill_(missing, 0)
     return values, observed, torch.from_numpy(np.ascontiguousarray(windows.day)).to(device)
