@@ -6,6 +6,7 @@ Nothing here names COMM_WORLD: the communicator is an argument everywhere but in
 from __future__ import annotations
 
 import contextlib
+import heapq
 import logging
 import socket
 import sys
@@ -16,6 +17,8 @@ from typing import Any, NoReturn, TypeVar
 
 import mpi4py.run
 from mpi4py import MPI
+
+from lcu.clock import spending
 
 Unit = TypeVar("Unit")
 
@@ -90,9 +93,9 @@ def together(comm: MPI.Comm, what: str) -> Iterator[None]:
     except Exception as caught:  # noqa: BLE001  (it is raised again on all ranks, below)
         error = caught
     said = None if error is None else (type(error).__name__, str(error))
-    failed = [
-        (rank, *reason) for rank, reason in enumerate(comm.allgather(said)) if reason is not None
-    ]
+    with spending("waiting"):
+        gathered = comm.allgather(said)
+    failed = [(rank, *reason) for rank, reason in enumerate(gathered) if reason is not None]
     if failed:
         named = "; ".join(f"rank {rank}: {kind}: {text}" for rank, kind, text in failed[:4])
         if len({(kind, text) for _, kind, text in failed}) == 1:
@@ -107,7 +110,14 @@ def on_root(comm: MPI.Comm, what: str, work: Callable[..., Any], *arguments: Any
     with together(comm, what):
         if comm.rank == 0:
             result = work(*arguments)
-    return comm.bcast(result, root=0)
+    with spending("waiting"):
+        return comm.bcast(result, root=0)
+
+
+@spending("waiting")
+def meet(comm: MPI.Comm) -> None:
+    """Go on when all ranks are here."""
+    comm.Barrier()
 
 
 def share(costs: Sequence[float], size: int) -> list[int]:
@@ -115,12 +125,12 @@ def share(costs: Sequence[float], size: int) -> list[int]:
 
     Every rank computes the same answer, so nothing is communicated. Ties go to the lower rank.
     """
-    load = [0.0] * size
+    least = [(0.0, rank) for rank in range(size)]  # a heap: thousands of ranks share thousands of units
     owner = [0] * len(costs)
     for unit in sorted(range(len(costs)), key=lambda index: (-costs[index], index)):
-        rank = min(range(size), key=lambda candidate: (load[candidate], candidate))
+        load, rank = least[0]
         owner[unit] = rank
-        load[rank] += costs[unit]
+        heapq.heapreplace(least, (load + costs[unit], rank))
     return owner
 
 
@@ -135,5 +145,6 @@ def mine(
 
 def gather(items: Iterable[Any], comm: MPI.Comm) -> list[Any]:
     """Return the items of all ranks, sorted, on every rank; for small things such as failures."""
-    gathered = comm.allgather(list(items))
+    with spending("waiting"):
+        gathered = comm.allgather(list(items))
     return sorted((item for part in gathered for item in part), key=repr)

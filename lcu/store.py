@@ -24,9 +24,10 @@ import numpy as np
 from mpi4py import MPI
 
 import lcu
+from lcu.clock import spending
 from lcu.disk import DiskError, check_room, check_written, sync, writing
 from lcu.grid import Block, Grid, Tile, split
-from lcu.ranks import end_job, share
+from lcu.ranks import end_job, meet, share
 
 # Side of an HDF5 chunk, in pixels. It also fixes what is predicted together: shards and blocks are
 # multiples of it, so that nothing depends on how a tile was cut.
@@ -37,6 +38,9 @@ RANKS_PER_SHARD = 32
 
 # Share of the ranks' time that may be lost so that more shards are made at once, by fewer ranks each.
 IDLE = 0.05
+
+# Numbers of groups that are tried.
+TRIED = 64
 
 # Seconds after which a single write is taken to hang, as HDF5 does where metadata finds no room.
 LONGEST_WRITE = 1200
@@ -167,7 +171,11 @@ def groups(comm: MPI.Comm, costs: Sequence[float]) -> tuple[MPI.Comm, int, int]:
     """
     least = -(-comm.size // RANKS_PER_SHARD)
     most = max(least, min(comm.size, len(costs)))
-    busy = {count: _busy(costs, comm.size, count) for count in range(least, most + 1)}
+    # Every number of groups where there are few, else some, evenly spread: each costs a look at all units.
+    tried = np.unique(np.geomspace(least, most, TRIED).round().astype(int)).tolist()
+    if most - least < TRIED:
+        tried = range(least, most + 1)
+    busy = {count: _busy(costs, comm.size, count) for count in tried}
     enough = min(max(busy.values()), 1 - IDLE)
     count = max(candidate for candidate, share in busy.items() if share >= enough)
     index = comm.rank * count // comm.size
@@ -231,6 +239,7 @@ def _or_end(path: Path, comm: MPI.Comm) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
 
 
+@spending("writing")
 def create(
     path: Path, comm: MPI.Comm, layout: dict[Dataset, tuple[tuple[int, ...], tuple[int, ...] | None]],
     attributes: dict[str, Any],
@@ -244,7 +253,7 @@ def create(
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary(path).unlink(missing_ok=True)
             check_room(path.parent)
-        comm.Barrier()
+        meet(comm)
         return Writing(_create(path, comm, layout, attributes), path, comm)
 
 
@@ -273,6 +282,7 @@ def _create(
     return file
 
 
+@spending("writing")
 def write_round(into: Writing, dataset: Dataset, piece: Piece | None) -> None:
     """Write one piece a rank, all ranks of the file at once; a rank without one selects nothing.
 
@@ -310,22 +320,23 @@ def _select(space: h5py.h5s.SpaceID, piece: Piece, shape: tuple[int, ...]) -> No
         space.select_hyperslab(corner, (1, *shape[1:]), op=h5py.h5s.SELECT_OR)
 
 
+@spending("writing")
 def finish(into: Writing, path: Path, comm: MPI.Comm, mark: str) -> None:
     """Write the fingerprint, bring the file to the disk and give it its name."""
     with _or_end(path, comm):
         if comm.rank == 0:
             check_room(path.parent)
-        comm.Barrier()
+        meet(comm)
         into.file.attrs["fingerprint"] = mark
         into.file.flush()
         into.file.close()
         sync(temporary(path))  # by every rank, for each may be on another host
-        comm.Barrier()
+        meet(comm)
         if comm.rank == 0:
             check_written(temporary(path))
             os.replace(temporary(path), path)
             sync(path.parent)
-        comm.Barrier()
+        meet(comm)
 
 
 def temporary(path: Path) -> Path:
@@ -362,6 +373,7 @@ def read_json(path: Path, made_by: str) -> Any:
 # --- reading --------------------------------------------------------------------------------------
 
 
+@spending("reading")
 def read_block(
     directory: Path,
     kind: str,

@@ -90,3 +90,14 @@ def test_no_rank_waits_for_ever(
     assert done.returncode == code, done.stderr
     assert time.monotonic() - begun < 30
     assert said in done.stderr
+
+
+def test_thousands_of_ranks_share_thousands_of_units_at_once() -> None:
+    costs = [1.0 + (unit * 7919 % 101) / 100 for unit in range(5000)]
+    load = [0.0] * 8192
+    for unit, rank in enumerate(share(costs, 8192)):
+        load[rank] += costs[unit]
+    assert max(load) == max(costs) and sorted(load)[-5000:] == sorted(costs)
+    begun = time.perf_counter()
+    share(costs * 8, 8192)
+    assert time.perf_counter() - begun < 5  # one look at all ranks for each unit took minutes

@@ -20,6 +20,7 @@ from osgeo import gdal
 
 from lcu.acquisition import rasters
 from lcu.acquisition.model import AcquisitionError, Band
+from lcu.clock import spending
 from lcu.disk import Place, Scratch
 
 # Decoded tiles that stay in memory, in bytes; the others wait in the scratch file.
@@ -116,6 +117,7 @@ class Tiles:
             if self._uses[key] <= 0:
                 self._forget(key)
 
+    @spending("reading")
     def read(self, band: Band, window: Window, label: str) -> np.ndarray:
         """Return the digital numbers of a window, [y, x]; AcquisitionError, with `label`, of a fault."""
         with rasters.named(label):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from osgeo import gdal
 
+from lcu.clock import spending
 from lcu.config import Config
 from lcu.grid import Block, Grid, Tile
 
@@ -36,6 +37,7 @@ def close_rasters() -> None:
     _open.cache_clear()
 
 
+@spending("reading")
 def read_codes(path: str, grid: Grid) -> np.ndarray:
     """Read the first band of a raster onto `grid` by nearest neighbour.
 

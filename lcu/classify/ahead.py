@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from lcu.clock import spending
+
 Unit = TypeVar("Unit")
 Given = TypeVar("Given")
 
@@ -20,4 +22,6 @@ def ahead(read: Callable[[Unit], Given], units: Sequence[Unit]) -> Iterator[tupl
         for number, unit in enumerate(units):
             if number + 1 < len(units):
                 waiting.append(pool.submit(read, units[number + 1]))
-            yield unit, waiting.pop(0).result()
+            with spending("reading"):
+                given = waiting.pop(0).result()
+            yield unit, given

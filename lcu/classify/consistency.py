@@ -24,7 +24,7 @@ from lcu.classify.years import posterior_of_years
 from lcu.config import Config, ConfigError, provenance
 from lcu.grid import Block, Tile, split
 from lcu.legend import NODATA, OUTSIDE, UNCHANGED, UNKNOWN
-from lcu.ranks import mine, on_root, share, together
+from lcu.ranks import meet, mine, on_root, share, together
 from lcu.sample import OldMap
 from lcu.sample.oldmap import files
 from lcu.store import (
@@ -373,7 +373,7 @@ def run(source: Source, comm: MPI.Comm, block: int, report: Any) -> str:
         _make_shards(source, about, group, tile, part, block)
         report(min((done + 1) * count, len(todo)), len(todo), "shards made consistent")
     group.Free()
-    comm.Barrier()
+    meet(comm)
     pixels = sum(costs) * len(source.years)
     return f"{pixels / 1e6:.1f} million made consistent ({source.config.classify.years})"
 

@@ -23,7 +23,7 @@ from lcu.composite import Composites, fill_gaps
 from lcu.config import Config
 from lcu.grid import Block, Tile, split
 from lcu.legend import NODATA, OUTSIDE, UNCHANGED, Legend
-from lcu.ranks import on_root, share, together
+from lcu.ranks import meet, on_root, share, together
 from lcu.sample import patches, read_around
 from lcu.store import (
     BEFORE,
@@ -179,7 +179,7 @@ def run(config: Config, comm: MPI.Comm, report: Any) -> str:
         _make_shards(config, group, composites, model, tile, block, years, marks)
         report(min((done + 1) * count, len(todo)), len(todo), "shards")
     group.Free()
-    comm.Barrier()
+    meet(comm)
     pixels = sum(block.height * block.width * len(years) for _, block, years in todo)
     said = f"{pixels / 1e6:.1f} million pixels classified"
     if size is None:

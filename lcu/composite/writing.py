@@ -12,6 +12,7 @@ import numpy as np
 from mpi4py import MPI
 
 from lcu import store
+from lcu.clock import spending
 from lcu.composite.composites import periods_of, times_of
 from lcu.composite.observations import Result
 from lcu.composite.work import Work
@@ -24,6 +25,7 @@ from lcu.store import CELL, CLEAR_COUNT, DAY, DAY_OF_PIXEL, REFLECTANCE, Piece, 
 Waiting = dict[tuple[int, int], Place]
 
 
+@spending("writing")
 def write_shard(
     config: Config,
     group: MPI.Comm,

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from osgeo import gdal, gdal_array, osr
 
+from lcu.clock import spending
 from lcu.disk import check_dense, sync, writing
 from lcu.grid import Block, Grid
 from lcu.legend import NODATA, OUTSIDE, UNCHANGED, UNKNOWN, Legend
@@ -92,6 +93,7 @@ def product_name(
     return f"LCU_LC_{layer}_{when}_{resolution}_{tile}_{epsg_code(grid)}_V{version:02d}.tif"
 
 
+@spending("writing")
 def write_product(
     path: Path,
     layer: str,

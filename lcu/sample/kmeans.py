@@ -16,6 +16,7 @@ import numpy as np
 from mpi4py import MPI
 
 from lcu import _kmeans
+from lcu.clock import spending
 from lcu.ranks import together
 from lcu.sample.draw import mix
 
@@ -70,12 +71,14 @@ class Part:
         """Count the features."""
         return self.values.shape[1]
 
+    @spending("waiting")
     def sum(self, numbers: np.ndarray) -> np.ndarray:
         """Return the sum over the ranks of int64 arrays of one shape."""
         total = np.empty_like(numbers)
         self.comm.Allreduce(np.ascontiguousarray(numbers), total, op=MPI.SUM)
         return total
 
+    @spending("waiting")
     def largest(self, number: float) -> float:
         """Return the largest of all ranks' numbers."""
         return self.comm.allreduce(float(number), op=MPI.MAX)

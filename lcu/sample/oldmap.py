@@ -14,6 +14,7 @@ import numpy as np
 from osgeo import gdal, ogr, osr
 from scipy import ndimage
 
+from lcu.clock import spending
 from lcu.config import Sample
 from lcu.grid import Grid, Tile
 
@@ -53,6 +54,7 @@ class OldMap:
             source = _open(path, config.attribute, [tile.grid for tile in covered])
             self._sources |= {tile.id: (number, source) for tile in covered}
 
+    @spending("reading")
     def read(self, tile: str, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
         """Read the map of a tile on a grid (of a block), nearest neighbour.
 
