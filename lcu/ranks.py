@@ -125,7 +125,7 @@ def share(costs: Sequence[float], size: int) -> list[int]:
 
     Every rank computes the same answer, so nothing is communicated. Ties go to the lower rank.
     """
-    least = [(0.0, rank) for rank in range(size)]  # a heap: thousands of ranks share thousands of units
+    least = [(0.0, rank) for rank in range(size)]  # a heap, for thousands of ranks and units
     owner = [0] * len(costs)
     for unit in sorted(range(len(costs)), key=lambda index: (-costs[index], index)):
         load, rank = least[0]

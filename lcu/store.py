@@ -33,8 +33,10 @@ from lcu.ranks import end_job, meet, share
 # multiples of it, so that nothing depends on how a tile was cut.
 CELL = 64
 
-# Ranks that make one shard together, at most. More would decode more than a tenth twice.
+# Ranks that make one shard together while there are other shards for the rest: more would decode more than a
+# tenth twice. Where there are not, more do, for idle ranks cost as much; so many at most, which memory is planned for.
 RANKS_PER_SHARD = 32
+MOST_PER_SHARD = 256
 
 # Share of the ranks' time that may be lost so that more shards are made at once, by fewer ranks each.
 IDLE = 0.05
@@ -169,25 +171,35 @@ def groups(comm: MPI.Comm, costs: Sequence[float]) -> tuple[MPI.Comm, int, int]:
     index, count : int
         Which group this is, of how many.
     """
-    least = -(-comm.size // RANKS_PER_SHARD)
-    most = max(least, min(comm.size, len(costs)))
-    # Every number of groups where there are few, else some, evenly spread: each costs a look at all units.
-    tried = np.unique(np.geomspace(least, most, TRIED).round().astype(int)).tolist()
-    if most - least < TRIED:
-        tried = range(least, most + 1)
-    busy = {count: _busy(costs, comm.size, count) for count in tried}
-    enough = min(max(busy.values()), 1 - IDLE)
-    count = max(candidate for candidate, share in busy.items() if share >= enough)
+    count = group_count(comm.size, costs)
     index = comm.rank * count // comm.size
     return comm.Split(color=index, key=comm.rank), index, count
 
 
-def _busy(costs: Sequence[float], ranks: int, count: int) -> float:
-    """Return the share of the ranks' time that is used when `count` groups make the shards."""
+def group_count(ranks: int, costs: Sequence[float]) -> int:
+    """Return how many groups `ranks` ranks make for shards of the given costs."""
+    least = max(-(-ranks // MOST_PER_SHARD), min(-(-ranks // RANKS_PER_SHARD), max(len(costs), 1)))
+    most = max(least, min(ranks, len(costs)))
+    # Every number of groups where there are few, else some, evenly spread: each costs a look at all units.
+    tried = np.unique(np.geomspace(least, most, TRIED).round().astype(int)).tolist()
+    if most - least < TRIED:
+        tried = range(least, most + 1)
+    busy = {count: _busy(costs, ranks, count) for count in tried}
+    enough = min(max(busy.values()), 1 - IDLE)
+    return max(candidate for candidate, share in busy.items() if share >= enough)
+
+
+def group_sizes(ranks: int, count: int) -> list[int]:
+    """Return how many ranks each of `count` groups has."""
     sizes = [0] * count
     for rank in range(ranks):
         sizes[rank * count // ranks] += 1
-    load = [0.0] * count
+    return sizes
+
+
+def _busy(costs: Sequence[float], ranks: int, count: int) -> float:
+    """Return the share of the ranks' time that is used when `count` groups make the shards."""
+    sizes, load = group_sizes(ranks, count), [0.0] * count
     for cost, group in zip(costs, share(costs, count), strict=True):
         load[group] += cost
     longest = max(done / size for done, size in zip(load, sizes, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import h5py
@@ -143,3 +144,14 @@ def test_groups_hold_every_rank_once() -> None:
     group, index, count = store.groups(COMM, [1.0, 1.0, 1.0])
     assert sum(COMM.allgather(group.rank == 0)) == count and index < count
     group.Free()
+
+
+def test_all_ranks_find_work_up_to_so_many_a_shard() -> None:
+    assert store.group_count(4, [1.0] * 40) == 4
+    assert store.group_count(96, [1.0] * 3) == 3  # 32 for each of three shards
+    assert store.group_count(640, [1.0] * 5) == 5  # more shards there are not: 128 for each
+    assert store.group_count(8192, [1.0]) == 32  # 256 make it, the others would not fit into memory
+    assert store.group_sizes(640, 5) == [128] * 5 and sum(store.group_sizes(7, 3)) == 7
+    begun = time.perf_counter()
+    assert 256 <= store.group_count(8192, [1.0 + unit % 7 for unit in range(10_000)]) <= 8192
+    assert time.perf_counter() - begun < 20  # it took an hour to try every number

@@ -15,7 +15,7 @@ from lcu.acquisition import TILE_MEMORY, Acquisition, Band, Tiling, Window, nati
 from lcu.composite.composites import periods_of, times_of
 from lcu.config import Config, ConfigError
 from lcu.grid import Block, Tile, split
-from lcu.store import CELL, Shard
+from lcu.store import CELL, MOST_PER_SHARD, Shard
 
 # What Python, GDAL, HDF5 and MPI take before any block is read, in bytes.
 BASE_MEMORY = 256 << 20
@@ -232,8 +232,8 @@ def peak_memory(
     years = {period.start.year for period in config.periods}
     a_cell = CELL * CELL * max(series_bytes(config, year) for year in years)
     # Sent at most; received, in order, and in HDF5 before and after it is compressed. A stripe is a rank's part of
-    # a round, or a cell; a group may have fewer ranks than there are.
-    writing = max(6 * ROUND_BYTES, (ranks + 5) * a_cell)
+    # a round, or a cell.
+    writing = max(6 * ROUND_BYTES, (min(ranks, MOST_PER_SHARD) + 5) * a_cell)
     screening = 5 * SQUARE_BYTES // 4 if config.composite.mask == "scl+time" else 0
     return BASE_MEMORY + TILE_MEMORY + max(reading + composite, writing, screening)
 
