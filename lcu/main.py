@@ -14,10 +14,11 @@ import io
 import logging
 import os
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from lcu import lock, store
 from lcu.config import Config, ConfigError
 from lcu.deadline import OutOfTime
 from lcu.grid import Block, Tile
-from lcu.progress import Progress, start_log
+from lcu.progress import Progress, duration, start_log
 from lcu.ranks import Failure, RankError, abort_on_error, on_root, together
 
 log = logging.getLogger("lcu.main")  # __name__ is __main__, which the log file does not get
@@ -314,8 +315,10 @@ def _end(config: Config, comm: MPI.Comm) -> int:
     return 1
 
 
-def plan(config: Config, comm: MPI.Comm) -> int:
-    """Print what would run: units, memory per rank, bytes on disk, what is done already."""
+def plan(
+    config: Config, comm: MPI.Comm, nodes: Sequence[int] = (), ranks_per_node: int = 1
+) -> int:
+    """Print what would run: units, memory per rank, bytes on disk, what is done already; and how long on `nodes`."""
     from lcu import composite as stage
 
     rows = stage.plan(config, comm, comm.size)
@@ -337,7 +340,109 @@ def plan(config: Config, comm: MPI.Comm) -> int:
                "(run.memory_per_rank); decoded: pixels over those of the files; disk: before compression, and "
                "as much again while shards are in the making")  # fmt: skip
     _plan_consistency(config, comm, {row["tile"]: row["where"] for row in rows})
+    for count in nodes:
+        _plan_nodes(config, comm, count, ranks_per_node)
     return 0
+
+
+def _plan_nodes(config: Config, comm: MPI.Comm, nodes: int, ranks_per_node: int) -> None:
+    """Print how long a run from the beginning would take, from the rates that `calibrate` measured."""
+    from lcu import acquisition, composite, forecast
+
+    ranks = nodes * ranks_per_node
+    measured = on_root(comm, "reading the rates", store.read_json, _calibration(config), "calibrate")
+    rates = {name: forecast.Rate(**values) for name, values in measured["rates"].items()}
+    found, tiles, _ = acquisition.find(config, comm)
+    memory = max(row["memory"] for row in composite.plan(config, comm, ranks))
+
+    def work() -> list[str]:
+        lines: list[str] = []
+        loads = forecast.loads(config, tiles, found)
+        seconds = forecast.table(loads, rates, ranks, lines.append)
+        lines.append(
+            f"together {duration(seconds)}, {seconds * ranks / 3600:.3g} core-hours, "
+            f"composite {memory * ranks_per_node / 2**30:.1f} GiB a node"
+        )
+        return lines
+
+    _say(comm, f"\n{nodes} node{'s' if nodes > 1 else ''} x {ranks_per_node} ranks, from the beginning, at the "
+               f"rates of {measured['host']} ({measured['ranks']} ranks, {measured['date']}):")  # fmt: skip
+    for line in on_root(comm, "forecasting", work):
+        _say(comm, line)
+
+
+def _calibration(config: Config) -> Path:
+    return config.directory / "calibration.json"
+
+
+# Sides of the landscapes that are mapped to measure rates, and samples of a class; the first only warms up.
+CALIBRATION = ((256, 50), (256, 100), (512, 200))
+
+
+def calibrate(config: Config, comm: MPI.Comm) -> int:
+    """Map small synthetic landscapes as this configuration says; write what each stage takes."""
+    from lcu import acquisition, forecast
+
+    measured: list[dict[str, tuple[float, float]]] = []
+    remove = functools.partial(shutil.rmtree, config.directory / "calibration", ignore_errors=True)
+    on_root(comm, "removing an earlier calibration", remove)  # what is whole would take no time
+    for number, (size, samples) in enumerate(CALIBRATION):
+        folder = config.directory / "calibration" / str(number)
+        loaded: Config | str | None = None
+        if comm.rank == 0:
+            loaded = configuration.load(config.file, _overrides(config, folder, size, samples))
+        small = comm.bcast(loaded, root=0)
+        seconds = _measured(small, comm)
+        found, tiles, _ = acquisition.find(small, comm)
+        loads = on_root(comm, "counting work", forecast.loads, small, tiles, found)
+        measured.append({
+            name: (forecast.most_to_do(load, comm.size), seconds[name]) for name, load in loads.items()
+        })  # fmt: skip
+        took = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
+        _say(comm, f"{size} x {size} pixels: {took}")
+    on_root(comm, "removing the landscapes", remove)
+    rates = {name: forecast.fitted(measured[-2][name], measured[-1][name]) for name in measured[-1]}
+    on_root(comm, "writing the rates", store.write_json, _calibration(config), {
+        "rates": {name: vars(rate) for name, rate in rates.items()},
+        "host": platform.node(), "ranks": comm.size, "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "software": f"lcu {lcu.__version__}",
+    })  # fmt: skip
+    for name, rate in rates.items():
+        _say(comm, f"{name:<10} {rate.fixed:8.2f} s and {rate.speed:10.4g} units of work a second and rank")
+    _say(comm, f"{_calibration(config)}; now: python -m lcu.main plan CONFIG --nodes N --ranks-per-node R")
+    return 0
+
+
+def _overrides(config: Config, folder: Path, size: int, samples: int) -> list[str]:
+    """Return what makes of a configuration that of a small synthetic landscape."""
+    truth = f'"{folder}/truth/{{tile}}_{{year}}_class.tif"' if config.assess.reference else '""'
+    return [
+        f'run.directory="{folder}/run"', "archive.kind=safe", f'archive.path="{folder}/products"',
+        "archive.tiles=[]", "archive.years=[2018, 2019]", f"simulate.size={size}",
+        'simulate.tiles=["32TPS"]', "simulate.mapping_unit=1", f'sample.old_map="{folder}/old_map.tif"',
+        "sample.old_map_year=2016", "sample.nomenclature=corine", 'sample.attribute=""', "sample.years=[]",
+        f"sample.per_class={samples}", "train.epochs=2", "train.search=0", 'train.from_model=""',
+        f"assess.reference={truth}", "assess.reference_nomenclature=value", 'assess.exclude=""',
+        'assess.points=""',
+    ]  # fmt: skip
+
+
+def _measured(config: Config, comm: MPI.Comm) -> dict[str, float]:
+    """Run the stages; return the seconds that each took."""
+
+    def seconds(*names: str, changed: Config = config) -> dict[str, float]:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            code = run(changed, comm, names)
+        if code:
+            raise ConfigError(f"calibrate: {', '.join(names)} failed; look into {config.directory / 'log'}")
+        path = config.directory / "provenance.json"
+        return on_root(comm, "reading timings", store.read_json, path, "run")["seconds"]
+
+    unclean = replace(config, sample=replace(config.sample, clean=False))
+    seconds("simulate")
+    found = seconds("composite") | {"draw": seconds("sample", changed=unclean)["sample"]}
+    found["clean"] = max(0.01, seconds("sample")["sample"] - found["draw"])
+    return found | seconds("train", "classify", "assess", "publish")
 
 
 def _plan_consistency(config: Config, comm: MPI.Comm, tiles: dict[str, Tile]) -> None:
@@ -456,6 +561,7 @@ def _parser() -> argparse.ArgumentParser:
         "plan": "what would run",
         "run": "all stages, resuming",
         "status": "what is done, failed, left",
+        "calibrate": "measure rates on small synthetic landscapes, for plan --nodes",
     }
     helps |= {name: (stage.__doc__ or "").strip().rstrip(".") for name, stage in STAGES.items()}
     for name, text in helps.items():
@@ -465,6 +571,11 @@ def _parser() -> argparse.ArgumentParser:
             "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
             help="override a configuration key, e.g. run.seed=2",
         )  # fmt: skip
+        if name == "plan":
+            command.add_argument(
+                "--nodes", type=int, nargs="+", default=[], help="how long on so many nodes"
+            )
+            command.add_argument("--ranks-per-node", type=int, default=1, metavar="RANKS")
         if name == "retrieve":
             command.add_argument(
                 "--dry-run", action="store_true", help="only show what would be fetched"
@@ -543,7 +654,9 @@ def _dispatch(arguments: argparse.Namespace, config: Config, comm: MPI.Comm) -> 
     if command == "retrieve" and arguments.dry_run:
         return what_to_retrieve(config, comm)
     if command == "plan":
-        return plan(config, comm)
+        return plan(config, comm, arguments.nodes, arguments.ranks_per_node)
+    if command == "calibrate":
+        return calibrate(config, comm)
     if command == "status":
         return status(config, comm)
     if command == "run":

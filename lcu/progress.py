@@ -29,7 +29,7 @@ class Progress:
             return
         self._last = now
         left = (now - self._started) / done * (total - done)
-        text = f"{self._stage}: {done} of {total} {what}, {_duration(left)} left"
+        text = f"{self._stage}: {done} of {total} {what}, {duration(left)} left"
         if self._bar:
             filled = "#" * (30 * done // max(total, 1))
             text = f"\r[{filled:<30}] {text:<60}" + (
@@ -48,7 +48,8 @@ def is_terminal(stream: TextIO) -> bool:
         return False
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time as text."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -65,6 +66,8 @@ def start_log(path: Path, rank: int, size: int) -> None:
     root = logging.getLogger("lcu")
     root.setLevel(logging.INFO)
     root.propagate = False
+    for earlier in root.handlers:
+        earlier.close()
     root.handlers = [handler]
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").handlers = [handler]
