@@ -87,7 +87,7 @@ def _references(
 def _load_points(config: Config, tiles: dict[str, Tile]) -> points.Points | str:
     """Return the points, or why there are none."""
     try:
-        loaded = points.load(config.assess.points, config.legend, config.assess.points_nomenclature)
+        loaded = points.load(config.assess, config.legend)
     except (OSError, ValueError) as error:
         return str(error)
     if not loaded.geographic and len({tile.grid.crs for tile in tiles.values()}) > 1:
