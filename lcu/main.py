@@ -117,11 +117,21 @@ def assess(config: Config, comm: MPI.Comm, report: Report) -> Result:
     """Compare the maps, and the old map beside them, with a reference."""
     from lcu import assess as stage
     from lcu.classify import Maps
+    from lcu.sample import majority_label
 
     maps = on_root(comm, "opening the maps", Maps.open, config)
     old = _old_map(config, comm, maps)
-    failures = stage.run(config, comm, maps.tiles, maps.land_cover, old)
+    majority = on_root(comm, "reading the labels", majority_label, config.directory)
+    model = on_root(comm, "reading the model", _model, config.directory)
+    sources = stage.Sources(
+        maps.land_cover, old, maps.probability, majority, model.get("temperature")
+    )
+    failures = stage.run(config, comm, maps.tiles, sources)
     return Result(failures, f"in {config.directory / 'assessment'}")
+
+
+def _model(directory: Path) -> dict[str, Any]:
+    return store.read_json(directory / "model" / "model.json", "train")
 
 
 def publish(config: Config, comm: MPI.Comm, report: Report) -> Result:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from osgeo import gdal, ogr, osr
 from sklearn import metrics
 
-from lcu import legend
-from lcu.assess import accuracies, area_estimates, error_matrix, points
+from lcu import legend, reliability
+from lcu.assess import accuracies, area_estimates, error_matrix, points, stratified_estimates
 from lcu.assess.stage import count
 from lcu.config import Assess
 from lcu.grid import Grid
@@ -223,12 +223,78 @@ def test_a_stratum_with_one_sample_has_no_standard_error():
     assert found["overall_accuracy"] == pytest.approx(0.9)
 
 
+def test_strata_of_another_map_give_unbiased_figures_with_true_errors():
+    random = np.random.default_rng(7)
+    # A population of 3 x 3 x 2: strata are what an earlier map showed; the map of today differs.
+    share = random.dirichlet(np.ones(6), 3).reshape(3, 3, 2)
+    area, drawn = np.array([500.0, 300.0, 50.0]), np.array([90, 60, 40])
+    whole = np.tensordot(area / area.sum(), share, 1)
+    draws = []
+    for _ in range(3000):
+        units = [
+            random.multinomial(n, part.ravel()).reshape(3, 2)
+            for n, part in zip(drawn, share, strict=True)
+        ]
+        draws.append(stratified_estimates(np.array(units), area))
+    truth = {
+        "overall_accuracy": whole[0, 0] + whole[1, 1],
+        "users": whole[:2].diagonal() / whole[:2].sum(axis=1),
+        "producers": whole[:2].diagonal() / whole.sum(axis=0),
+        "area": area.sum() * whole.sum(axis=0),
+    }
+    for key, value in truth.items():
+        found = np.array([draw[key] for draw in draws])
+        np.testing.assert_allclose(found.mean(axis=0), value, rtol=0.01)
+        stated = np.mean([draw[f"{key}_se"] for draw in draws], axis=0)
+        np.testing.assert_allclose(stated, found.std(axis=0), rtol=0.08)
+
+
+def test_a_stratum_without_area_spoils_nothing():
+    units = np.zeros((3, 2, 2))
+    units[0, 0], units[1, 1], units[2, 0] = [8, 2], [1, 9], [1, 0]
+    found, known = stratified_estimates(units, [3, 1, 0]), stratified_estimates(units[:2], [3, 1])
+    for key, value in known.items():
+        np.testing.assert_allclose(found[key], value)
+
+
 @pytest.mark.parametrize(
     ("matrix", "area"), [([[1, 2]], [1]), ([[1], [2]], [1]), ([[1, -1], [0, 1]], [1, 1])]
 )
 def test_a_matrix_that_is_none_is_refused(matrix, area):
     with pytest.raises(ValueError, match="matrix|negative"):
         area_estimates(matrix, area)
+
+
+# --- reliability ----------------------------------------------------------------------------------
+
+
+def test_expected_calibration_error_by_hand():
+    probability = bytes_of([250, 250, 240, 100, 110, 0])
+    right = np.array([True, True, False, False, True, False])
+    found = reliability.describe(reliability.count_bins(probability, right))
+    top, middle, bottom = found["bins"][9], found["bins"][4], found["bins"][0]
+    assert (top["n"], middle["n"], bottom["n"]) == (3, 2, 1)
+    assert top["confidence"] == pytest.approx(740 / 750)
+    assert (top["accuracy"], middle["accuracy"], bottom["accuracy"]) == pytest.approx(
+        (2 / 3, 0.5, 0)
+    )
+    expected = (3 * (740 / 750 - 2 / 3) + 2 * (0.5 - 210 / 500)) / 6
+    assert found["expected_calibration_error"] == pytest.approx(expected)
+    assert math.isnan(found["bins"][1]["accuracy"])
+
+
+def test_probabilities_that_keep_their_word_have_no_calibration_error():
+    random = np.random.default_rng(2)
+    probability = random.integers(0, 251, 200_000)
+    found = reliability.describe(
+        reliability.count_bins(probability, random.random(200_000) < probability / 250)
+    )
+    assert found["expected_calibration_error"] < 0.005
+
+
+def test_reliability_of_nothing_is_not_a_number():
+    found = reliability.describe(np.zeros((reliability.BINS, 3), np.int64))
+    assert math.isnan(found["expected_calibration_error"])
 
 
 # --- points ---------------------------------------------------------------------------------------
@@ -500,7 +566,9 @@ def test_a_layer_that_holds_no_points_is_refused(tmp_path):
 
 def test_a_missing_class_column_is_named(tmp_path):
     write_layer(tmp_path / "p.gpkg", "GPKG", [(3.0, 50.8, 20, "town")])
-    with pytest.raises(ValueError, match=r"column kind \(assess.points_class\), found class, cover"):
+    with pytest.raises(
+        ValueError, match=r"column kind \(assess.points_class\), found class, cover"
+    ):
         load(tmp_path / "p.gpkg", points_class="kind")
 
 

@@ -165,7 +165,7 @@ def parse(rows: Iterable[Row], legend: Legend, keys: Assess) -> Points:
     for raw in rows:
         row = _plain(raw)
         if read == 0:
-            column, geographic = _class_column(row, keys.points_class), _has_degrees(row)
+            geographic, column = _has_degrees(row), _class_column(row, keys.points_class)
             filters = _lucas_filters(row, keys) if column == "lc1" else {}
             removed = dict.fromkeys([*filters, NO_POSITION, NO_CLASS, OTHER_CLASS], 0)
         read += 1
@@ -381,10 +381,12 @@ class PointReference:
         self.years = years_compared(config.archive.years, self.fixed_year)
         self.points = points
         self._pixels: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._home: list[str | None] = []
 
     def units(self, tiles: dict[str, Tile]) -> list[tuple[Tile, Block]]:
         """Return the blocks that hold points."""
         self._pixels = {tile.id: pixels(self.points, tile.grid) for tile in tiles.values()}
+        self._home = self._homes(tiles)
         return [
             (tile, block)
             for tile in tiles.values()
@@ -399,14 +401,35 @@ class PointReference:
     def values(self, tile: Tile, year: int, block: Block) -> tuple[Any, np.ndarray, int]:
         """Return the points of a block: index (rows, columns), class values uint8, their number."""
         chosen, row, col = self._pixels[tile.id]
-        stated = self.points.year[chosen]
-        of_year = (self.fixed_year is not None) | (stated == 0) | (stated == year)
-        here = self._within(tile, block) & of_year
+        here = self._here(tile, year, block)
         index = (row[here] - block.row, col[here] - block.col)
         values = self.points.value[chosen[here]]
         if self.exclude:
             values = np.where(excluded(self.exclude, tile, year, block)[index], 255, values)
         return index, values.astype(np.uint8), int(here.sum())
+
+    def counts_here(self, tile: Tile, year: int, block: Block) -> np.ndarray:
+        """Tell which points of a block count in this tile where each counts once: bool [point].
+
+        In the order of `values`. Where tiles overlap, a point belongs to the one it lies deepest in.
+        """
+        chosen = self._pixels[tile.id][0][self._here(tile, year, block)]
+        return np.array([self._home[point] == tile.id for point in chosen], dtype=bool)
+
+    def filters(self, year: int, excluded: int) -> list[dict[str, Any]]:
+        """Return how many points each filter removed, in the order in which they were asked.
+
+        `excluded` are those of the year that lie where the exclude raster is not zero.
+        """
+        of_year = self._of_year(year)
+        placed = np.array([home is not None for home in self._home], dtype=bool)
+        removed = self.points.filters | {
+            "of another year": int((~of_year).sum()),
+            "in no tile": int((of_year & ~placed).sum()),
+        }
+        if self.exclude:
+            removed["excluded"] = excluded
+        return [{"filter": name, "removed": number} for name, number in removed.items()]
 
     def about(self) -> dict[str, Any]:
         """Return what the result files say about the points."""
@@ -422,6 +445,28 @@ class PointReference:
     def nothing(self, tile: Tile, year: int, seen: int) -> str | None:
         """Say why no point of a tile could be compared; None, for a tile may lie between points."""
         return None
+
+    def _homes(self, tiles: dict[str, Tile]) -> list[str | None]:
+        """Return the tile that each point lies deepest in, the first of equal ones; None for none."""
+        home: list[str | None] = [None] * len(self.points.x)
+        deepest = np.full(len(home), -1.0)
+        for tile in tiles.values():
+            chosen, row, col = self._pixels[tile.id]
+            edges = (row, col, tile.grid.height - 1 - row, tile.grid.width - 1 - col)
+            depth = np.minimum.reduce(edges) * tile.grid.resolution
+            for point in chosen[depth > deepest[chosen]]:
+                home[point] = tile.id
+            deepest[chosen] = np.maximum(deepest[chosen], depth)
+        return home
+
+    def _of_year(self, year: int) -> np.ndarray:
+        """Tell which points are compared with the map of a year: bool [point]."""
+        stated = self.points.year
+        return (self.fixed_year is not None) | (stated == 0) | (stated == year)
+
+    def _here(self, tile: Tile, year: int, block: Block) -> np.ndarray:
+        """Tell which points on a tile lie in a block and are compared with a year."""
+        return self._within(tile, block) & self._of_year(year)[self._pixels[tile.id][0]]
 
     def _within(self, tile: Tile, block: Block) -> np.ndarray:
         _, row, col = self._pixels[tile.id]

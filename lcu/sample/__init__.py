@@ -3,7 +3,7 @@
 from lcu.sample.draw import Candidates, assign_splits, core_pixels, draw, priority
 from lcu.sample.kmeans import kmeans, kmeans_memory
 from lcu.sample.oldmap import OldMap, OldMapError
-from lcu.sample.stage import Samples, run
+from lcu.sample.stage import Samples, majority_label, run
 
 __all__ = [
     "Candidates",
@@ -15,6 +15,7 @@ __all__ = [
     "draw",
     "kmeans",
     "kmeans_memory",
+    "majority_label",
     "priority",
     "run",
 ]

@@ -21,6 +21,7 @@ from lcu.sample import oldmap
 from lcu.sample.clean import clean
 from lcu.sample.draw import (
     FARTHEST,
+    TRAINING,
     Candidates,
     assign_splits,
     border_distance,
@@ -76,6 +77,13 @@ class Samples:
     def filled(self) -> np.ndarray:
         """Return the series without gaps, uint16 [sample, time, band]."""
         return fill_series(self.series, self.day[0]) if len(self.series) else self.series
+
+
+def majority_label(directory: Path) -> int:
+    """Return the commonest class value of the training samples, the smallest of equals."""
+    samples = Samples.read(directory)
+    label = samples.label[samples.split == TRAINING]
+    return int(np.bincount(label[label != NODATA], minlength=1).argmax())
 
 
 def run(config: Config, comm: MPI.Comm, report: Any) -> str:
