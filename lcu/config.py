@@ -453,6 +453,9 @@ class Publish:
     """Maps for people and other software."""
 
     version: int = key("Version of the maps, part of every file name.", 1, check=_between(1, 99))
+    change_polygons: bool = key(
+        "Whether the changes of each tile are published as polygons too (GeoPackage).", False
+    )
 
 
 @dataclass(frozen=True)
