@@ -446,6 +446,19 @@ class Assess:
         0.5,
         check=_between(0, 10),
     )
+    design_error: float = key(
+        "`assess --design`: standard error of the overall accuracy that its number of points is for.",
+        0.02,
+        check=_between(0.001, 0.2),
+    )
+    design_users: float = key(
+        "`assess --design`: user's accuracy that is expected of the classes.",
+        0.8,
+        check=_between(0.5, 0.99),
+    )
+    design_least: int = key(
+        "`assess --design`: least points of each mapped class.", 50, check=_at_least(2)
+    )
 
 
 @dataclass(frozen=True)

@@ -380,6 +380,18 @@ def what_to_retrieve(config: Config, comm: MPI.Comm) -> int:
     return 1 if failures else 0
 
 
+def design(config: Config, comm: MPI.Comm, count: int) -> int:
+    """Draw points for people to interpret; 0: as many as the formula asks for."""
+    from lcu import assess as stage
+    from lcu.classify import Maps
+
+    with _locked(config, comm):
+        maps = on_root(comm, "opening the maps", Maps.open, config)
+        _, lines = stage.draw(config, comm, maps.tiles, maps.land_cover, count)
+    _say(comm, "\n".join(lines))
+    return 0
+
+
 def status(config: Config, comm: MPI.Comm) -> int:
     """Print what is done, failed and left."""
     if comm.rank == 0:
@@ -479,6 +491,12 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--dry-run", action="store_true", help="only show what would be fetched"
             )
+        if name == "assess":
+            command.add_argument(
+                "--design", nargs="?", type=int, const=0, metavar="N",
+                help="instead draw N points for people to interpret (none named: as many as "
+                "assess.design_error needs)",
+            )  # fmt: skip
     return parser
 
 
@@ -552,6 +570,8 @@ def _dispatch(arguments: argparse.Namespace, config: Config, comm: MPI.Comm) -> 
     command = arguments.command
     if command == "retrieve" and arguments.dry_run:
         return what_to_retrieve(config, comm)
+    if command == "assess" and arguments.design is not None:
+        return design(config, comm, arguments.design)
     if command == "plan":
         return plan(config, comm)
     if command == "status":

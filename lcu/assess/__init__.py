@@ -1,6 +1,7 @@
 """Accuracy of the maps, and of the old map beside them, against a reference raster or points."""
 
 from lcu.assess.area import NORMAL, area_estimates, stratified_estimates
+from lcu.assess.design import draw
 from lcu.assess.matrix import accuracies, error_matrix
 from lcu.assess.reference import RasterReference, read_codes
 from lcu.assess.stage import Sources, run
@@ -12,6 +13,7 @@ __all__ = [
     "Sources",
     "accuracies",
     "area_estimates",
+    "draw",
     "error_matrix",
     "read_codes",
     "read_results",

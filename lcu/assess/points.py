@@ -11,17 +11,18 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from osgeo import gdal, ogr, osr
 
+from lcu.assess import design
 from lcu.assess.reference import BLOCK, excluded, unreadable_mask, years_compared
 from lcu.config import Assess, Config
 from lcu.grid import Block, Grid, Tile
-from lcu.legend import Legend
+from lcu.legend import NODATA, Legend
 
 gdal.UseExceptions()
 ogr.UseExceptions()
@@ -51,6 +52,9 @@ DEGREES = (*THEORETICAL, MEASURED)
 RENAMED = {"point_lat": "th_lat", "point_long": "th_long", "point_lon": "th_long",
            "survey_date": "survey_date"}  # fmt: skip
 
+# What a row of a design carries besides.
+TILE, STRATUM = "drawn in tile", "drawn from stratum"
+
 NO_POSITION = "no position"
 NO_CLASS = "no class"
 OTHER_CLASS = "class not in the legend"
@@ -74,6 +78,12 @@ class Points:
         Rows of the table.
     filters : dict
         Filter -> rows that it removed, in the order in which they were asked.
+    stratum : ndarray[point], uint8
+        Class value of the map that the point was drawn from; 255 where it was not drawn by strata.
+    tile : list of str
+        Tile that the point was drawn from; empty where it was not drawn by strata.
+    areas : dict
+        Class value -> area of the stratum; empty where the points were not drawn by strata.
     """
 
     x: np.ndarray
@@ -83,6 +93,9 @@ class Points:
     geographic: bool
     read: int
     filters: dict[str, int]
+    stratum: np.ndarray
+    tile: list[str]
+    areas: dict[int, float] = field(default_factory=dict)
 
     @property
     def removed(self) -> dict[str, int]:
@@ -101,7 +114,9 @@ def load(keys: Assess, legend: Legend) -> Points:
     try:
         if Path(keys.points).suffix.lower() == ".csv":
             return parse(_read_csv(keys.points), legend, keys)
-        return parse(_read_layer(keys.points), legend, keys)
+        dataset = gdal.OpenEx(keys.points, gdal.OF_VECTOR)
+        drawn, areas = design.read_strata(dataset, legend)
+        return replace(parse(_read_layer(dataset, drawn), legend, keys), areas=areas)
     except (ValueError, RuntimeError) as error:  # RuntimeError: GDAL, of a damaged file
         raise ValueError(f"{keys.points}: {error}") from error
 
@@ -114,15 +129,17 @@ def _read_csv(path: str) -> Iterator[Row]:
         yield from csv.DictReader(file, delimiter=separator)
 
 
-def _read_layer(path: str) -> Iterator[Row]:
-    """Yield the features of the one layer of points of a file, their places as lon and lat."""
-    dataset = gdal.OpenEx(path, gdal.OF_VECTOR)
+def _read_layer(dataset: gdal.Dataset, drawn: Mapping[str, tuple[str, int]]) -> Iterator[Row]:
+    """Yield the features of the one layer of points of a file, their places as lon and lat.
+
+    `drawn` are tile and stratum by the points' id, where they were drawn by `lcu.assess.design`.
+    """
     layers = [dataset.GetLayer(number) for number in range(dataset.GetLayerCount())]
-    drawn = [layer for layer in layers if layer.GetGeomType() != ogr.wkbNone]
-    if len(drawn) != 1:
-        names = ", ".join(layer.GetName() for layer in drawn) or "none"
+    spatial = [layer for layer in layers if layer.GetGeomType() != ogr.wkbNone]
+    if len(spatial) != 1:
+        names = ", ".join(layer.GetName() for layer in spatial) or "none"
         raise ValueError(f"expected one layer of points, found {names}")
-    layer = drawn[0]
+    layer = spatial[0]
     if layer.GetSpatialRef() is None:
         raise ValueError(f"layer {layer.GetName()} has no coordinate reference system")
     onto = _to_degrees(layer.GetSpatialRef())
@@ -133,7 +150,8 @@ def _read_layer(path: str) -> Iterator[Row]:
             for name in names
         }
         longitude, latitude = _degrees(feature.GetGeometryRef(), onto)
-        yield texts | {"lon": longitude, "lat": latitude}
+        tile, stratum = drawn.get(texts.get("id", ""), ("", NODATA))
+        yield texts | {"lon": longitude, "lat": latitude, TILE: tile, STRATUM: str(stratum)}
 
 
 def _to_degrees(system: osr.SpatialReference) -> osr.CoordinateTransformation:
@@ -161,7 +179,7 @@ def parse(rows: Iterable[Row], legend: Legend, keys: Assess) -> Points:
     table = legend.crosswalk(keys.points_nomenclature)
     names = {entry.name.lower(): entry.value for entry in legend.classes}
     column, filters, geographic = "", {}, True
-    kept, read = [], 0
+    kept, homes, read = [], [], 0
     for raw in rows:
         row = _plain(raw)
         if read == 0:
@@ -179,11 +197,15 @@ def parse(rows: Iterable[Row], legend: Legend, keys: Assess) -> Points:
         if reason:
             removed[reason] += 1
         else:
-            kept.append((*place, value, _year(row)))
+            kept.append((*place, value, _year(row), int(row.get(STRATUM, NODATA))))
+            homes.append(row.get(TILE, ""))
     if not read:
         raise ValueError("holds no points")
-    x, y, values, years = np.array(kept, dtype=np.float64).reshape(-1, 4).T
-    return Points(x, y, values.astype(np.uint8), years.astype(np.int32), geographic, read, removed)
+    x, y, values, years, strata = np.array(kept, dtype=np.float64).reshape(-1, 5).T
+    return Points(
+        x, y, values.astype(np.uint8), years.astype(np.int32), geographic, read, removed,
+        strata.astype(np.uint8), homes,
+    )  # fmt: skip
 
 
 def _plain(row: Row) -> dict[str, str]:
@@ -408,13 +430,19 @@ class PointReference:
             values = np.where(excluded(self.exclude, tile, year, block)[index], 255, values)
         return index, values.astype(np.uint8), int(here.sum())
 
-    def counts_here(self, tile: Tile, year: int, block: Block) -> np.ndarray:
-        """Tell which points of a block count in this tile where each counts once: bool [point].
+    def once(self, tile: Tile, year: int, block: Block) -> tuple[np.ndarray, np.ndarray]:
+        """Tell how the points of a block count where each counts once.
 
-        In the order of `values`. Where tiles overlap, a point belongs to the one it lies deepest in.
+        Returns
+        -------
+        ndarray[point], bool
+            Whether it counts in this tile, in the order of `values`.
+        ndarray[point], uint8
+            Class value of the stratum it was drawn from; 255 where it was not drawn by strata.
         """
         chosen = self._pixels[tile.id][0][self._here(tile, year, block)]
-        return np.array([self._home[point] == tile.id for point in chosen], dtype=bool)
+        here = np.array([self._home[point] == tile.id for point in chosen], dtype=bool)
+        return here, self.points.stratum[chosen]
 
     def filters(self, year: int, excluded: int) -> list[dict[str, Any]]:
         """Return how many points each filter removed, in the order in which they were asked.
@@ -447,7 +475,12 @@ class PointReference:
         return None
 
     def _homes(self, tiles: dict[str, Tile]) -> list[str | None]:
-        """Return the tile that each point lies deepest in, the first of equal ones; None for none."""
+        """Return the tile that each point counts in where it counts once; None for none.
+
+        The one that it was drawn in, or else that it lies deepest in, the first of equal ones.
+        """
+        if self.points.areas:
+            return [name if name in tiles else None for name in self.points.tile]
         home: list[str | None] = [None] * len(self.points.x)
         deepest = np.full(len(home), -1.0)
         for tile in tiles.values():

@@ -218,10 +218,15 @@ def _estimates(
     not drawn by strata of their own.
     """
     size, unit = consistency.pixel_area(tiles)
-    legend = config.legend
+    legend, areas = config.legend, reference.points.areas
+    if areas:
+        sample = "stratified: the points were drawn by the classes of a map, whose areas are in their file"
+        area = [areas.get(value, 0.0) for value in legend.values.tolist()]
+    else:
+        sample = "post-stratified: the points were not drawn by the classes of the map"
+        area = size @ mapped
     # What has no class in the map is no part of the mapped area.
-    area = np.append(size @ mapped, 0.0)
-    sample = "post-stratified: the points were not drawn by the classes of the map"
+    area = np.append(area, 0.0)
     return estimates.describe(drawn, area, [*legend.names, tables.UNMAPPED], legend, unit, sample)
 
 
@@ -278,8 +283,9 @@ def _count(
         probability = sources.probability(tile.id, year, block)[:, *index]
         bins = reliability_bins(probability, mapped, values, legend)
     if reference.kind == "points":
-        once = reference.counts_here(tile, year, block)
-        drawn = count_strata(mapped[once], mapped[once], values[once], legend)
+        once, stratum = reference.once(tile, year, block)
+        stratum = stratum if reference.points.areas else mapped
+        drawn = count_strata(stratum[once], mapped[once], values[once], legend)
     return count(mapped, outdated, values, legend), seen, bins, drawn
 
 
