@@ -652,11 +652,14 @@ def test_assessment_is_the_same_for_any_number_of_ranks(mpi_tmp_path):
     folder = Path(mpi_tmp_path)
     world = World(folder)
     if comm.rank == 0:
-        world.write_reference()
+        changed_truth(world)
+        write_points(world)
         (folder / "old.tif").touch()
     comm.Barrier()
-    reference = str(folder / "{tile}.tif")
-    config = world.config(reference=reference)
+    config = world.config(
+        reference=str(folder / "{tile}_{year}.tif"), points=str(folder / "points.csv"),
+        points_nomenclature="corine",
+    )  # fmt: skip
     failures, _ = world.run(config, comm)
     shared = digest(folder) if comm.rank == 0 else None
     comm.Barrier()

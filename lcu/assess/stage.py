@@ -144,7 +144,7 @@ class Counts:
     seen : [tile, year]
         Pixels whose reference holds any code.
     bins : [year, bin, 3]
-        Pixels by probability; see `lcu.assess.reliability`.
+        Pixels by probability; see `lcu.reliability`.
     drawn : [year, stratum + 1, map + 1, reference]
         Points, each in one tile. The strata are the classes of the legend; the last one holds those
         that belong to none.

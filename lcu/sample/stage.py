@@ -79,11 +79,12 @@ class Samples:
         return fill_series(self.series, self.day[0]) if len(self.series) else self.series
 
 
-def majority_label(directory: Path) -> int:
-    """Return the commonest class value of the training samples, the smallest of equals."""
+def majority_label(directory: Path) -> int | None:
+    """Return the commonest class value of the training samples, the smallest of equals; None of none."""
     samples = Samples.read(directory)
     label = samples.label[samples.split == TRAINING]
-    return int(np.bincount(label[label != NODATA], minlength=1).argmax())
+    label = label[label != NODATA]
+    return int(np.bincount(label).argmax()) if len(label) else None
 
 
 def run(config: Config, comm: MPI.Comm, report: Any) -> str:
