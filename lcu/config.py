@@ -421,9 +421,49 @@ class Assess:
     reference_nomenclature: str = key("Nomenclature of its codes.", "corine")
     reference_year: int | None = key("The mapped year that it is compared with.", None)
     exclude: str = key("A raster whose non-zero pixels are left out; may hold {tile}, {year}.", "")
-    points: str = key("Reference points as the LUCAS survey delivers them (CSV).", "")
+    points: str = key(
+        "Reference points: LUCAS as it is distributed, or a CSV, GeoPackage or GeoJSON file with a class column.",
+        "",
+    )
     points_nomenclature: str = key("Nomenclature of the points' codes.", "lucas")
+    points_class: str = key(
+        "Column of the points' classes (codes, or names of classes); empty: LC1 where there is one, else class.",
+        "",
+    )
     points_year: int | None = key("The mapped year that the points are compared with.", None)
+    lucas_photographs: bool = key(
+        "LUCAS: whether points count that were interpreted from photographs, in the office or in the field.",
+        False,
+    )
+    lucas_distance: float = key(
+        "LUCAS: most metres between the surveyor and the point.", 100.0, check=_at_least(0)
+    )
+    lucas_aside: bool = key(
+        "LUCAS: whether points count whose land cover was taken north or east of the point.", False
+    )
+    lucas_percent: float = key(
+        "LUCAS: least share of the land cover in its parcel, percent; 0: any.",
+        75.0,
+        check=_between(0, 100),
+    )
+    lucas_parcel: float = key(
+        "LUCAS: least area of the parcel, in ha (the survey knows 0.1, 0.5, 1 and 10); 0: any.",
+        0.5,
+        check=_between(0, 10),
+    )
+    design_error: float = key(
+        "`assess --design`: standard error of the overall accuracy that its number of points is for.",
+        0.02,
+        check=_between(0.001, 0.2),
+    )
+    design_users: float = key(
+        "`assess --design`: user's accuracy that is expected of the classes.",
+        0.8,
+        check=_between(0.5, 0.99),
+    )
+    design_least: int = key(
+        "`assess --design`: least points of each mapped class.", 50, check=_at_least(2)
+    )
 
 
 @dataclass(frozen=True)
@@ -431,6 +471,9 @@ class Publish:
     """Maps for people and other software."""
 
     version: int = key("Version of the maps, part of every file name.", 1, check=_between(1, 99))
+    change_polygons: bool = key(
+        "Whether the changes of each tile are published as polygons too (GeoPackage).", False
+    )
 
 
 @dataclass(frozen=True)

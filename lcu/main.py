@@ -118,11 +118,21 @@ def assess(config: Config, comm: MPI.Comm, report: Report) -> Result:
     """Compare the maps, and the old map beside them, with a reference."""
     from lcu import assess as stage
     from lcu.classify import Maps
+    from lcu.sample import majority_label
 
     maps = on_root(comm, "opening the maps", Maps.open, config)
     old = _old_map(config, comm, maps)
-    failures = stage.run(config, comm, maps.tiles, maps.land_cover, old)
+    majority = on_root(comm, "reading the labels", majority_label, config.directory)
+    model = on_root(comm, "reading the model", _model, config.directory)
+    sources = stage.Sources(
+        maps.land_cover, old, maps.probability, majority, model.get("temperature")
+    )
+    failures = stage.run(config, comm, maps.tiles, sources)
     return Result(failures, f"in {config.directory / 'assessment'}")
+
+
+def _model(directory: Path) -> dict[str, Any]:
+    return store.read_json(directory / "model" / "model.json", "train")
 
 
 def publish(config: Config, comm: MPI.Comm, report: Report) -> Result:
@@ -475,6 +485,18 @@ def what_to_retrieve(config: Config, comm: MPI.Comm) -> int:
     return 1 if failures else 0
 
 
+def design(config: Config, comm: MPI.Comm, count: int) -> int:
+    """Draw points for people to interpret; 0: as many as the formula asks for."""
+    from lcu import assess as stage
+    from lcu.classify import Maps
+
+    with _locked(config, comm):
+        maps = on_root(comm, "opening the maps", Maps.open, config)
+        _, lines = stage.draw(config, comm, maps.tiles, maps.land_cover, count)
+    _say(comm, "\n".join(lines))
+    return 0
+
+
 def status(config: Config, comm: MPI.Comm) -> int:
     """Print what is done, failed and left."""
     if comm.rank == 0:
@@ -580,6 +602,12 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--dry-run", action="store_true", help="only show what would be fetched"
             )
+        if name == "assess":
+            command.add_argument(
+                "--design", nargs="?", type=int, const=0, metavar="N",
+                help="instead draw N points for people to interpret (none named: as many as "
+                "assess.design_error needs)",
+            )  # fmt: skip
     return parser
 
 
@@ -653,6 +681,8 @@ def _dispatch(arguments: argparse.Namespace, config: Config, comm: MPI.Comm) -> 
     command = arguments.command
     if command == "retrieve" and arguments.dry_run:
         return what_to_retrieve(config, comm)
+    if command == "assess" and arguments.design is not None:
+        return design(config, comm, arguments.design)
     if command == "plan":
         return plan(config, comm, arguments.nodes, arguments.ranks_per_node)
     if command == "calibrate":

@@ -12,7 +12,15 @@ from mpi4py import MPI
 from osgeo import gdal, osr
 
 from lcu import config as configuration
-from lcu.assess import accuracies, error_matrix, read_codes, read_results, run
+from lcu.assess import (
+    Sources,
+    accuracies,
+    area_estimates,
+    error_matrix,
+    read_codes,
+    read_results,
+    run,
+)  # fmt: skip
 from lcu.assess.reference import NO_CODE
 from lcu.grid import Block, Grid, Tile
 
@@ -93,9 +101,23 @@ class World:
     def old_map(self, tile, block):
         return self.old[tile][block.slices]
 
+    def probability(self, tile, year, block):
+        """Half of a pixel's probability for its class, the rest for the first of the others."""
+        labels = self.maps(tile, year, block)
+        written = np.zeros((len(CLASSES), *labels.shape), np.uint8)
+        written[0] = 125
+        for place, value in enumerate(CLASSES):
+            written[place][labels == value] = 125 if place else 250
+        return np.where(labels == 255, np.uint8(255), written)
+
+    def sources(self, **changes):
+        given = {"maps": self.maps, "old": self.old_map, "probability": self.probability,
+                 "majority": 9, "temperature": 1.5}  # fmt: skip
+        return Sources(**(given | changes))
+
     def run(self, config, comm=MPI.COMM_SELF):
         said = []
-        failures = run(config, comm, self.tiles, self.maps, self.old_map, said.append)
+        failures = run(config, comm, self.tiles, self.sources(), said.append)
         return failures, "\n".join(said)
 
 
@@ -155,12 +177,12 @@ def test_matrix_file_has_the_map_in_rows(world):
     assert not list(path.parent.glob(".*")), "a temporary file was left"
 
 
-def test_without_a_reference_it_says_so_and_writes_nothing(world):
+def test_without_a_reference_it_says_so_and_writes_no_accuracy(world):
     config = world.config()
     failures, said = world.run(config)
     assert failures == []
     assert "nothing to compare with" in said
-    assert not (config.directory / "assessment").exists()
+    assert not list((config.directory / "assessment").glob("accuracy_*"))
     assert read_results(config) == {}
 
 
@@ -234,11 +256,11 @@ def test_a_bad_block_costs_itself_only_and_is_named_once(world):
     config = world.config(reference=world.write_reference(), reference_year=2018)
 
     def maps(tile, year, block):
-        if tile == "31AAA" and block.row == 0:
+        if (tile, year) == ("31AAA", 2018) and block.row == 0:
             raise OSError("disk on fire")
         return world.maps(tile, year, block)
 
-    failures = run(config, MPI.COMM_SELF, world.tiles, maps, world.old_map, lambda text: None)
+    failures = run(config, MPI.COMM_SELF, world.tiles, world.sources(maps=maps), lambda text: None)
     assert [failure.unit for failure in failures] == ["31AAA 2018"]
     assert failures[0].reason == "2 blocks left out: OSError: disk on fire"
     assert result_of(config, 2018)["tiles"]["31AAA"]["n"] == (SIDE - 1024) * SIDE
@@ -401,6 +423,218 @@ def test_excluded_points_are_left_out(world):
     assert result_of(config, 2018)["n"] == int((cols >= 500).sum())
 
 
+def test_every_filter_is_in_the_file_with_what_it_removed(world):
+    path, rows, cols = write_points(world, header="lon,lat,class,year", year=2019)
+    text = Path(path).read_text(encoding="utf-8").splitlines()
+    text[1] = text[1].rsplit(",", 1)[0] + ",2018"
+    text += ["10.0,10.0,111,2019", "3.0,45.0,999,2019", ",,111,2019"]
+    Path(path).write_text("\n".join(text) + "\n", encoding="utf-8")
+    world.tiles.pop("31BBB")
+    config = world.config(points=path, points_nomenclature="corine")
+    _, said = world.run(config)
+    found = {entry["filter"]: entry["removed"] for entry in result_of(config, 2019)["filters"]}
+    assert found == {
+        "no position": 1, "no class": 0, "class not in the legend": 1, "of another year": 1,
+        "in no tile": 1,
+    }  # fmt: skip
+    assert result_of(config, 2019)["n"] == 299
+    assert "points left out: 1 no position" in said
+
+
+def test_estimates_weight_the_points_by_the_area_of_the_map(world):
+    path, rows, cols = write_points(world)
+    world.tiles.pop("31BBB")
+    config = world.config(points=path, points_nomenclature="corine")
+    world.run(config)
+    found = result_of(config, 2018)
+    matrix = np.array(found["error_matrix"])
+    hectares = [0.01 * (world.map["31AAA", 2018] == value).sum() for value in CLASSES]
+    expected = area_estimates(matrix, [*hectares, 0])
+    whole = found["estimates"]["overall_accuracy"]
+    assert whole["value"] == pytest.approx(expected["overall_accuracy"])
+    assert whole["se"] == pytest.approx(expected["overall_accuracy_se"])
+    assert whole["high"] - whole["low"] == pytest.approx(2 * 1.96 * whole["se"])
+    lake = found["estimates"]["classes"]["Lake"]
+    assert lake["hectares"]["value"] == pytest.approx(expected["area"][10])
+    assert lake["producers"]["se"] == pytest.approx(expected["producers_se"][10])
+    assert found["estimates"]["left_out"] == []
+    assert found["estimates"]["points"] == matrix[:-1].sum()
+
+
+def test_a_point_where_tiles_overlap_is_one_point_for_the_estimates(world):
+    path, *_ = write_points(world)
+    config = world.config(points=path, points_nomenclature="corine")
+    world.run(config)
+    found = result_of(config, 2018)
+    twice = found["n"] - 300
+    assert twice > 0
+    assert found["estimates"]["points"] <= 300
+
+
+def test_classes_without_points_are_named_and_left_out_of_the_estimates(world):
+    path, *_ = write_points(world, number=12)
+    world.tiles.pop("31BBB")
+    config = world.config(points=path, points_nomenclature="corine")
+    _, said = world.run(config)
+    found = result_of(config, 2018)["estimates"]
+    mapped = np.array(result_of(config, 2018)["error_matrix"])[:-1].sum(axis=1)
+    empty = [name for name, points in zip(config.legend.names, mapped, strict=True) if not points]
+    assert empty and found["left_out"] == empty
+    shares = [(world.map["31AAA", 2018] == value).sum() for value in CLASSES]
+    assert found["holds_for"] == pytest.approx(np.array(shares)[mapped > 0].sum() / np.sum(shares))
+    assert f"no point in {', '.join(empty)}" in said
+
+
+def test_reliability_is_that_of_the_class_that_the_map_shows(world):
+    config = world.config(reference=world.write_reference(), reference_year=2018)
+    world.run(config)
+    found = result_of(config, 2018)["reliability"]
+    filled = {entry["from"]: entry for entry in found["bins"] if entry["n"]}
+    assert list(filled) == [0.5, 0.9]
+    sure, half = filled[0.9], filled[0.5]
+    assert (sure["confidence"], half["confidence"]) == (1.0, 0.5)
+    right = total = 0
+    for tile in world.tiles:
+        other = (world.map[tile, 2018] > 1) & (world.map[tile, 2018] != 255)
+        total += other.sum()
+        right += (other & (world.map[tile, 2018] == world.truth[tile])).sum()
+    assert (half["n"], half["accuracy"]) == (total, pytest.approx(right / total))
+    gaps = half["n"] * abs(half["accuracy"] - 0.5) + sure["n"] * abs(sure["accuracy"] - 1)
+    error = gaps / (half["n"] + sure["n"])
+    assert found["expected_calibration_error"] == pytest.approx(error)
+    assert found["temperature"] == 1.5
+
+
+def test_baselines_stand_beside_every_accuracy(world):
+    config = world.config(reference=world.write_reference())
+    _, said = world.run(config)
+    found = result_of(config, 2018)
+    for part in (found, *found["tiles"].values()):
+        old, majority = part["baselines"]["old map"], part["baselines"]["majority class"]
+        assert old["overall_accuracy"] == part["old_map"]["overall_accuracy"]
+        share = part["classes"]["Conifers"]["n"] / part["n"]
+        assert majority["class"] == "Conifers"
+        assert majority["overall_accuracy"] == pytest.approx(share)
+        assert majority["macro_f1"] == pytest.approx(2 * share / (1 + share) / 12)
+    assert "a map of nothing but Conifers" in said
+
+
+# --- consistency and change -----------------------------------------------------------------------
+
+
+def consistency_of(config):
+    path = config.directory / "assessment" / "consistency.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def changed_truth(world):
+    """Write references of two years that differ where the map of 2019 shows a lake, and elsewhere."""
+    later = {}
+    for tile in world.tiles.values():
+        first = world.truth[tile.id]
+        later[tile.id] = np.where(world.map[tile.id, 2019] == 11, 11, first)
+        later[tile.id][:, :40] = first[:, :40] % 12 + 1
+        for year, values in ((2018, first), (2019, later[tile.id])):
+            write_raster(world.folder / f"{tile.id}_{year}.tif", CODES[values], tile.grid)
+    return str(world.folder / "{tile}_{year}.tif"), later
+
+
+def test_agreement_has_accuracy_and_change_beside_it(world):
+    reference, later = changed_truth(world)
+    config = world.config(reference=reference)
+    failures, said = world.run(config)
+    assert failures == []
+    pair = consistency_of(config)["pairs"][0]
+    both = same = mapped = true = right = 0
+    for tile in world.tiles:
+        first, then = world.map[tile, 2018], world.map[tile, 2019]
+        known = (first != 255) & (then != 255)
+        both, same = both + known.sum(), same + (known & (first == then)).sum()
+        changed, really = known & (first != then), world.truth[tile] != later[tile]
+        mapped, true, right = (
+            mapped + changed.sum(),
+            true + really.sum(),
+            right + (changed & really).sum(),
+        )
+    assert (pair["from"], pair["to"], pair["pixels"]) == (2018, 2019, both)
+    assert pair["agreement"] == pytest.approx(same / both)
+    assert pair["changed"] == pytest.approx(1 - same / both)
+    assert pair["change"]["recall"] == pytest.approx(right / true)
+    assert pair["change"]["precision"] == pytest.approx(right / mapped)
+    assert pair["change"]["f1"] == pytest.approx(2 * right / (mapped + true))
+    assert pair["change_reference"] == reference
+    for year in world.years:
+        assert pair["accuracy"][str(year)] == result_of(config, year)["overall_accuracy"]
+    line = next(line for line in said.splitlines() if line.startswith("2018 to 2019"))
+    assert all(f"{pair['change'][key]:.4f}" in line for key in ("precision", "recall", "f1"))
+
+
+def test_without_a_reference_of_change_that_is_said_in_its_place(world):
+    for keys in ({"reference": world.write_reference()}, {}):
+        config = world.config(**keys)
+        _, said = world.run(config)
+        found = consistency_of(config)
+        for pair in [*found["pairs"], *found["old_map"]["pairs"]]:
+            assert pair["change"] is None
+            assert pair["change_reference"].startswith("none: ")
+        lines = [line for line in said.splitlines() if " to 2019" in line]
+        assert len(lines) == 2 and all("reference of change: none" in line for line in lines)
+
+
+def test_change_since_the_old_map_is_compared_where_there_is_a_reference_of_its_year(world):
+    reference, later = changed_truth(world)
+    config = world.config(reference=reference)
+    world.run(config)
+    found = consistency_of(config)["old_map"]
+    assert found["year"] == 2018
+    same_year, pair = found["pairs"]
+    assert same_year["change"]["changed_in_reference"] == 0
+    assert pair["change"]["changed_in_reference"] == sum(
+        (world.truth[tile] != later[tile]).sum() for tile in world.tiles
+    )
+    assert pair["accuracy"]["old_map"] == result_of(config, 2019)["old_map"]["overall_accuracy"]
+
+
+def test_transitions_since_the_old_map_in_pixels_and_hectares(world):
+    config = world.config()
+    world.run(config)
+    found = consistency_of(config)
+    pair = found["old_map"]["pairs"][1]
+    pixels = np.array(pair["transitions"])
+    expected = sum(
+        ((world.old[tile] == 2) & (world.map[tile, 2019] == 8)).sum() for tile in world.tiles
+    )
+    assert pixels[1, 7] == expected
+    assert pixels.sum() == 2 * SIDE * SIDE
+    path = config.directory / "assessment" / "transitions_2018-2019.csv"
+    rows = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()]
+    assert rows[0] == ["from \\ to", *config.legend.names, "no class"]
+    assert [row[0] for row in rows[1:]] == [*config.legend.names, "no class"]
+    np.testing.assert_allclose(np.array([row[1:] for row in rows[1:]], float), pixels / 100)
+    grass = pair["classes"]["Grass"]["hectares"]
+    assert grass["before"] - grass["lost"] + grass["gained"] == pytest.approx(grass["after"])
+    assert grass["kept"] == pytest.approx(pixels[1, 1] / 100)
+
+
+def test_flips_are_years_that_differ_from_both_sides(world):
+    world.years = (2018, 2019, 2020)
+    for tile in world.tiles:
+        world.map[tile, 2020] = world.map[tile, 2018].copy()
+        world.map[tile, 2020][:, :100] = 5
+    config = world.config()
+    world.run(config)
+    known = flipped = same = 0
+    for tile in world.tiles:
+        a, b, c = (world.map[tile, year] for year in world.years)
+        there = (a != 255) & (b != 255) & (c != 255)
+        known += there.sum()
+        flipped += (there & (a == c) & (a != b)).sum()
+        same += (there & (a == b) & (b == c)).sum()
+    (found,) = consistency_of(config)["flips"]
+    assert (found["pixels"], found["flipped"]) == (known, pytest.approx(flipped / known))
+    assert consistency_of(config)["all_years"]["agreement"] == pytest.approx(same / known)
+
+
 # --- ranks ----------------------------------------------------------------------------------------
 
 
@@ -418,11 +652,14 @@ def test_assessment_is_the_same_for_any_number_of_ranks(mpi_tmp_path):
     folder = Path(mpi_tmp_path)
     world = World(folder)
     if comm.rank == 0:
-        world.write_reference()
+        changed_truth(world)
+        write_points(world)
         (folder / "old.tif").touch()
     comm.Barrier()
-    reference = str(folder / "{tile}.tif")
-    config = world.config(reference=reference)
+    config = world.config(
+        reference=str(folder / "{tile}_{year}.tif"), points=str(folder / "points.csv"),
+        points_nomenclature="corine",
+    )  # fmt: skip
     failures, _ = world.run(config, comm)
     shared = digest(folder) if comm.rank == 0 else None
     comm.Barrier()

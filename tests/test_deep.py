@@ -20,7 +20,9 @@ import torch
 from lcu import config as configuration
 from lcu.publish import curves
 from lcu.store import SAMPLES
+from lcu.train.model import Model, load
 from lcu.train.search import drawn, rounds
+from lcu.train.series import Windows
 from tests.compare import differences
 from tests.conftest import ENVIRONMENT, ROOT, Mpirun, lcu
 
@@ -128,6 +130,29 @@ def test_the_model_says_what_it_is_and_holds_tensors_only(trained: tuple[Path, s
     assert [int(row["epoch"]) for row in rows] == list(range(1, 7))
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
     assert not (folder / "model" / "checkpoint.pt").exists()
+
+
+def test_scores_are_divided_by_the_temperature_of_the_validation_samples(
+    trained: tuple[Path, str],
+) -> None:
+    model = load(trained[0] / "run")
+    told = model.about
+    assert 0.02 < told["fitted_temperature"] < 20
+    assert told["temperature"] == max(1, told["fitted_temperature"])
+    for part in ("validation", "test"):
+        errors = told["expected_calibration_error"][part]
+        assert 0 <= errors["before"] <= 1 and 0 <= errors["after"] <= 1
+    random = np.random.default_rng(4)
+    windows = Windows(
+        random.integers(1, 9000, (50, 2, TIMES // 2, BANDS)).astype(np.uint16),
+        np.ones((50, 2, TIMES // 2), bool),
+        np.tile(np.arange(15, 365, 61, dtype=np.float32), (50, 2, 1)),
+    )
+    found = Model(told | {"temperature": 1.7}, model.tensors).predict([2018, 2019], windows)
+    plain = Model(told | {"temperature": 1.0}, model.tensors).predict([2018, 2019], windows)
+    expected = plain.astype(np.float64) ** (1 / 1.7)
+    np.testing.assert_allclose(found, expected / expected.sum(-1, keepdims=True), atol=1e-5)
+    np.testing.assert_array_equal(found.argmax(-1), plain.argmax(-1))
 
 
 def test_the_report_shows_how_training_went(trained: tuple[Path, str], tmp_path: Path) -> None:

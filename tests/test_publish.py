@@ -442,9 +442,8 @@ def test_the_report_stands_alone_and_shows_the_old_map_beside_the_new(world):
     def maps(tile, year, block):
         return world.map[year][block.slices]
 
-    failures = assess.run(
-        config, MPI.COMM_SELF, world.tiles, maps, world.old_map, lambda text: None
-    )
+    sources = assess.Sources(maps, world.old_map)
+    failures = assess.run(config, MPI.COMM_SELF, world.tiles, sources, lambda text: None)
     assert failures == []
     accuracy = assess.read_results(config)
     earlier = [Failure("composite", "S2A_X", "B8A is <truncated>")]

@@ -62,6 +62,15 @@ def test_sharpness_grows_with_how_right_the_scores_are() -> None:
     assert svm.sharpness(right, index, weight) > 5 * svm.sharpness(noisy, index, weight) > 0
 
 
+def test_sharpness_is_one_over_the_temperature_that_labels_were_drawn_with() -> None:
+    random = np.random.default_rng(6)
+    scores = random.normal(0, 2, (20000, 5))
+    probability = np.exp(scores / 2.5)
+    probability /= probability.sum(axis=1, keepdims=True)
+    index = (random.random((20000, 1)) > probability.cumsum(axis=1)).sum(axis=1)
+    assert 1 / svm.sharpness(scores, index, np.ones(20000)) == pytest.approx(2.5, rel=0.05)
+
+
 def test_polygons_are_never_on_both_sides_of_a_fold() -> None:
     samples = data(4)
     pairs = svm.folds(samples, 3, 1)

@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 
+# Standard errors on either side of an estimate that make an interval of 95 %.
+NORMAL = 1.96
+
 
 def area_estimates(matrix: np.ndarray, mapped_area: np.ndarray) -> dict[str, Any]:
     """Estimate accuracies and areas from a sample that is stratified by the map.
@@ -34,60 +37,117 @@ def area_estimates(matrix: np.ndarray, mapped_area: np.ndarray) -> dict[str, Any
 
     Notes
     -----
-    Olofsson et al. 2014, Remote Sensing of Environment 148, 42-57: equations 1 to 11.
+    Olofsson et al. 2014, Remote Sensing of Environment 148, 42-57: equations 1 to 11, which are
+    those of `stratified_estimates` where every stratum is a class of the map.
     """
-    units = np.asarray(matrix, dtype=np.float64)
-    area = np.asarray(mapped_area, dtype=np.float64)
+    matrix = np.asarray(matrix, dtype=np.float64)
+    if matrix.ndim != 2:
+        raise ValueError(f"expected a matrix [map, reference], found shape {matrix.shape}")
+    rows = np.arange(len(matrix))
+    units = np.zeros((len(matrix), *matrix.shape))
+    units[rows, rows] = matrix
+    return stratified_estimates(units, mapped_area)
+
+
+def stratified_estimates(units: np.ndarray, area: np.ndarray) -> dict[str, Any]:
+    """Estimate accuracies and areas from a stratified sample whose strata need not be the map's classes.
+
+    Such are points that were drawn by the classes of an earlier map of the same ground.
+
+    Parameters
+    ----------
+    units : ndarray[stratum, map, reference]
+        Sampled units; rows of the map beyond the number of references carry no class.
+    area : ndarray[stratum]
+        Area of each stratum, in any unit.
+
+    Returns
+    -------
+    dict
+        As `area_estimates`.
+
+    Raises
+    ------
+    ValueError
+        Where a stratum that has an area holds no sample.
+
+    Notes
+    -----
+    Stehman 2014, International Journal of Remote Sensing 35, 4923-4939: every figure is a mean of an
+    indicator over the strata, or a ratio of two such means.
+    """
+    units, area = np.asarray(units, dtype=np.float64), np.asarray(area, dtype=np.float64)
     _check(units, area)
-    classes = units.shape[1]
+    classes = units.shape[2]
     weight = area / area.sum()
-    share, variance = _within_strata(units)
-    proportion = weight[:, None] * share
-    total = proportion.sum(axis=0)
-    correct = proportion[:classes].diagonal()
-    producers = np.divide(correct, total, out=np.full(classes, np.nan), where=total > 0)
-    # A stratum without area adds nothing, even where its own variance is not known.
-    weighted = np.where(weight[:, None] > 0, weight[:, None] ** 2 * variance, 0.0)
-    seen = units[:classes].sum(axis=1) > 0
+    drawn = units.sum(axis=(1, 2))
+    share = np.divide(
+        units, drawn[:, None, None], out=np.zeros_like(units), where=drawn[:, None, None] > 0
+    )
+    correct = share[:, :classes].diagonal(axis1=1, axis2=2)  # [stratum, class]
+    present, mapped = share.sum(axis=1), share[:, :classes].sum(axis=2)
+    right = correct.sum(axis=1)
+    users, users_se = _ratio(weight, drawn, correct, mapped, unseen_is_none=True)
+    producers, producers_se = _ratio(weight, drawn, correct, present)
     return {
-        "overall_accuracy": float(correct.sum()),
-        "overall_accuracy_se": float(np.sqrt(weighted[:classes].diagonal().sum())),
-        "users": np.where(seen, share[:classes].diagonal(), np.nan),
-        "users_se": np.where(seen, np.sqrt(variance[:classes].diagonal()), np.nan),
+        "overall_accuracy": float(weight @ right),
+        "overall_accuracy_se": float(_error(weight, drawn, right - right**2)),
+        "users": users,
+        "users_se": users_se,
         "producers": producers,
-        "producers_se": _producers_error(weighted, producers, total),
-        "area": area.sum() * total,
-        "area_se": area.sum() * np.sqrt(weighted.sum(axis=0)),
-        "proportion": proportion,
+        "producers_se": producers_se,
+        "area": area.sum() * (weight @ present),
+        "area_se": area.sum() * _error(weight, drawn, present - present**2),
+        "proportion": np.tensordot(weight, share, 1),
     }
 
 
 def _check(units: np.ndarray, area: np.ndarray) -> None:
-    if units.ndim != 2 or units.shape[0] < units.shape[1] or area.shape != units.shape[:1]:
+    if units.ndim != 3 or units.shape[1] < units.shape[2] or area.shape != units.shape[:1]:
         raise ValueError(
-            f"expected a matrix [map, reference] and an area for each row, found {units.shape} "
+            f"expected a matrix [map, reference] and an area for each stratum, found {units.shape} "
             f"and {area.shape}"
         )
     if (units < 0).any() or (area < 0).any() or not area.sum() > 0:
         raise ValueError("counts and areas must not be negative, and some area must be mapped")
-    blind = np.flatnonzero((area > 0) & (units.sum(axis=1) == 0))
+    blind = np.flatnonzero((area > 0) & (units.sum(axis=(1, 2)) == 0))
     if blind.size:
         raise ValueError(f"no sample in strata {blind.tolist()}, which have an area: merge them")
 
 
-def _within_strata(units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the share of each class in each stratum and its variance, both [map, reference]."""
-    drawn = units.sum(axis=1, keepdims=True)
-    share = np.divide(units, drawn, out=np.zeros_like(units), where=drawn > 0)
-    variance = np.full_like(units, np.nan)
-    np.divide(share * (1 - share), drawn - 1, out=variance, where=drawn > 1)
-    return share, np.where(drawn > 0, variance, 0.0)
+def _error(weight: np.ndarray, drawn: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """Return the standard error of a stratified mean.
+
+    `spread` [stratum(, class)] is the mean square of the indicator less the square of its mean. A
+    stratum without area adds nothing, even where its own variance is not known.
+    """
+    columns = np.maximum(spread, 0).reshape(len(drawn), -1)  # rounding may leave less than nothing
+    variance = np.full(columns.shape, np.nan)
+    np.divide(columns, drawn[:, None] - 1, out=variance, where=drawn[:, None] > 1)
+    weighted = np.where(weight[:, None] > 0, weight[:, None] ** 2 * variance, 0.0)
+    return np.sqrt(weighted.sum(axis=0)).reshape(spread.shape[1:])
 
 
-def _producers_error(weighted: np.ndarray, producers: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """Return the standard error of producer's accuracy [reference]; equation 7."""
-    classes = len(producers)
-    own = weighted[:classes].diagonal()
-    others = weighted.sum(axis=0) - own
-    above = (1 - producers) ** 2 * own + producers**2 * others
-    return np.divide(np.sqrt(above), total, out=np.full(classes, np.nan), where=total > 0)
+def _ratio(
+    weight: np.ndarray,
+    drawn: np.ndarray,
+    above: np.ndarray,
+    below: np.ndarray,
+    *,
+    unseen_is_none: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return ratios of stratified means and their standard errors, both [class].
+
+    `above` and `below` [stratum, class] are shares of indicators, the first of which implies the
+    second. With `unseen_is_none` a stratum in which `below` was never seen holds none of it, as no
+    stratum of the map holds another class of the map.
+    """
+    total = weight @ below
+    ratio = np.divide(weight @ above, total, out=np.full(total.shape, np.nan), where=total > 0)
+    # Of the residual above - ratio x below: its mean square, and its mean.
+    spread = above * (1 - 2 * ratio) + ratio**2 * below - (above - ratio * below) ** 2
+    counted = np.where((below > 0) | (not unseen_is_none), weight[:, None], 0.0)
+    error = np.array(
+        [_error(counted[:, one], drawn, spread[:, one]) for one in range(below.shape[1])]
+    )
+    return ratio, np.divide(error, total, out=np.full(total.shape, np.nan), where=total > 0)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lcu.legend import Legend
+from lcu.reliability import SCALE, count_bins
 
 
 def error_matrix(mapped: np.ndarray, reference: np.ndarray, legend: Legend) -> np.ndarray:
@@ -37,6 +38,40 @@ def error_matrix(mapped: np.ndarray, reference: np.ndarray, legend: Legend) -> n
     row = np.minimum(legend.index_of(mapped[counted]), classes).astype(np.int64)
     cells = np.bincount(row * classes + column[counted], minlength=(classes + 1) * classes)
     return cells.reshape(classes + 1, classes).astype(np.int64)
+
+
+def reliability_bins(
+    probability: np.ndarray, mapped: np.ndarray, reference: np.ndarray, legend: Legend
+) -> np.ndarray:
+    """Count pixels by the probability of the class that the map shows.
+
+    Parameters
+    ----------
+    probability : ndarray[class, ...], uint8
+        Probability x 250, 0..250; above where there is none.
+    mapped, reference : ndarray[...], uint8
+        Class values; pixels without one in either do not count.
+
+    Returns
+    -------
+    ndarray[bin, 3], int64
+        See `lcu.reliability.count_bins`.
+    """
+    chosen, wanted = legend.index_of(mapped), legend.index_of(reference)
+    classes = len(legend.classes)
+    known = (chosen < classes) & (wanted < classes) & (probability[0] <= SCALE)
+    own = probability[:, known][chosen[known], np.arange(np.count_nonzero(known))]
+    return count_bins(own, (chosen == wanted)[known])
+
+
+def of_one_class(matrix: np.ndarray, place: int) -> np.ndarray:
+    """Return the error matrix of a map that shows the class at `place` everywhere.
+
+    `matrix` [map class + 1, reference class] is that of any map of the same pixels.
+    """
+    constant = np.zeros_like(matrix)
+    constant[place] = matrix.sum(axis=0)
+    return constant
 
 
 def accuracies(matrix: np.ndarray, legend: Legend) -> dict[str, Any]:

@@ -1,40 +1,65 @@
 """Reference points: rows of a LUCAS survey file, or of any table with a place and a class.
 
-Columns are found by name, in any case. A table with ``LC1`` is read as LUCAS: the raw files, where
-answers are numbers, and the harmonised one, where they are words. Any other has ``class`` (a code
-of the nomenclature, or the name of a class) and ``lon, lat`` or ``x, y`` (in the CRS of the tiles).
+Columns are found by name, in any case. A table with ``LC1`` is read as LUCAS: the survey files, where
+answers are numbers, and the harmonised one, where they are words. Any other has ``class`` (a code of
+the nomenclature, or the name of a class) and ``lon, lat`` or ``x, y`` (in the CRS of the tiles), or is
+a layer of points that GDAL reads.
 """
 
 from __future__ import annotations
 
 import csv
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from osgeo import osr
+from osgeo import gdal, ogr, osr
 
+from lcu.assess import design
 from lcu.assess.reference import BLOCK, excluded, unreadable_mask, years_compared
-from lcu.config import Config
+from lcu.config import Assess, Config
 from lcu.grid import Block, Grid, Tile
-from lcu.legend import Legend
+from lcu.legend import NODATA, Legend
 
+gdal.UseExceptions()
+ogr.UseExceptions()
 osr.UseExceptions()
 
-IN_SITU = {"1", "in situ < 100 m"}
-ON_THE_POINT = {"1", "on the point"}
+# Answers as the survey files code them and as the harmonised file spells them out, in lower case.
+IN_FIELD = {"1", "2", "in situ < 100 m", "in situ > 100 m"}
+FROM_AFAR = {"2", "in situ > 100 m"}
+PHOTOGRAPHS = {"3", "7", "in situ pi", "in office pi"}
+ASIDE = {"2", "3", "look to the north", "look to the east", "to the north", "to the east",
+         "to north", "to east"}  # fmt: skip
 IRRIGATED = {"1", "4", "irrigation", "irrigation and drainage"}
 WEST = {"2", "w", "west"}
+# Least area of a parcel by its code, in ha: the list published for 2022. The rows of 2018 hold its
+# fifth code too, which the four classes of the harmonised file would not explain.
+PARCELS = {"1": 0.0, "2": 0.1, "3": 0.5, "4": 1.0, "5": 10.0}
 # LUCAS writes 88.888888 for a coordinate that was not taken; with an East/West column of 8 it
-# would otherwise be a place in the Barents Sea.
+# would otherwise be a place in the Barents Sea. 8, 88 and 888 stand for what does not apply.
 SENTINEL = 88.888888
 # Columns of a place, in the order they are tried. The theoretical place of a LUCAS point comes
 # first: that is what the surveyor describes; the GPS stands where the surveyor stood.
 THEORETICAL = (("th_long", "th_lat"), ("th_lon", "th_lat"), ("lon", "lat"))
 MEASURED = ("gps_long", "gps_lat")
 DEGREES = (*THEORETICAL, MEASURED)
+# How 2022 names the place; its other columns begin with SURVEY_. From its published list of columns
+# alone: no file of 2022 has been read yet.
+RENAMED = {"point_lat": "th_lat", "point_long": "th_long", "point_lon": "th_long",
+           "survey_date": "survey_date"}  # fmt: skip
+
+# What a row of a design carries besides.
+TILE, STRATUM = "drawn in tile", "drawn from stratum"
+
+NO_POSITION = "no position"
+NO_CLASS = "no class"
+OTHER_CLASS = "class not in the legend"
+
+Row = Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -51,8 +76,14 @@ class Points:
         Year of the observation; 0 where the table states none.
     read : int
         Rows of the table.
-    removed : dict
-        Reason -> rows.
+    filters : dict
+        Filter -> rows that it removed, in the order in which they were asked.
+    stratum : ndarray[point], uint8
+        Class value of the map that the point was drawn from; 255 where it was not drawn by strata.
+    tile : list of str
+        Tile that the point was drawn from; empty where it was not drawn by strata.
+    areas : dict
+        Class value -> area of the stratum; empty where the points were not drawn by strata.
     """
 
     x: np.ndarray
@@ -61,77 +92,211 @@ class Points:
     year: np.ndarray
     geographic: bool
     read: int
-    removed: dict[str, int]
+    filters: dict[str, int]
+    stratum: np.ndarray
+    tile: list[str]
+    areas: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def removed(self) -> dict[str, int]:
+        """Filter -> rows that it removed, of those that removed any."""
+        return {name: rows for name, rows in sorted(self.filters.items()) if rows}
 
 
-def load(path: str, legend: Legend, nomenclature: str) -> Points:
-    """Read a CSV file of points, separated by commas or semicolons."""
+def load(keys: Assess, legend: Legend) -> Points:
+    """Read the file of points: CSV separated by commas or semicolons, or what GDAL reads as points.
+
+    Raises
+    ------
+    ValueError
+        Naming the file and what it lacks.
+    """
+    try:
+        if Path(keys.points).suffix.lower() == ".csv":
+            return parse(_read_csv(keys.points), legend, keys)
+        dataset = gdal.OpenEx(keys.points, gdal.OF_VECTOR)
+        drawn, areas = design.read_strata(dataset, legend)
+        return replace(parse(_read_layer(dataset, drawn), legend, keys), areas=areas)
+    except (ValueError, RuntimeError) as error:  # RuntimeError: GDAL, of a damaged file
+        raise ValueError(f"{keys.points}: {error}") from error
+
+
+def _read_csv(path: str) -> Iterator[Row]:
     with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
         header = file.readline()
         file.seek(0)
         separator = ";" if header.count(";") > header.count(",") else ","
-        try:
-            return parse(csv.DictReader(file, delimiter=separator), legend, nomenclature)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        yield from csv.DictReader(file, delimiter=separator)
 
 
-def parse(rows: Iterable[Mapping[str, str]], legend: Legend, nomenclature: str) -> Points:
-    """Turn rows into points; rows that cannot be used are counted by reason."""
-    table = legend.crosswalk(nomenclature)
+def _read_layer(dataset: gdal.Dataset, drawn: Mapping[str, tuple[str, int]]) -> Iterator[Row]:
+    """Yield the features of the one layer of points of a file, their places as lon and lat.
+
+    `drawn` are tile and stratum by the points' id, where they were drawn by `lcu.assess.design`.
+    """
+    layers = [dataset.GetLayer(number) for number in range(dataset.GetLayerCount())]
+    spatial = [layer for layer in layers if layer.GetGeomType() != ogr.wkbNone]
+    if len(spatial) != 1:
+        names = ", ".join(layer.GetName() for layer in spatial) or "none"
+        raise ValueError(f"expected one layer of points, found {names}")
+    layer = spatial[0]
+    if layer.GetSpatialRef() is None:
+        raise ValueError(f"layer {layer.GetName()} has no coordinate reference system")
+    onto = _to_degrees(layer.GetSpatialRef())
+    names = [field.GetName() for field in layer.schema]
+    for feature in layer:
+        texts = {
+            name: feature.GetFieldAsString(name) if feature.IsFieldSetAndNotNull(name) else ""
+            for name in names
+        }
+        longitude, latitude = _degrees(feature.GetGeometryRef(), onto)
+        tile, stratum = drawn.get(texts.get("id", ""), ("", NODATA))
+        yield texts | {"lon": longitude, "lat": latitude, TILE: tile, STRATUM: str(stratum)}
+
+
+def _to_degrees(system: osr.SpatialReference) -> osr.CoordinateTransformation:
+    source, degrees = system.Clone(), osr.SpatialReference()
+    degrees.ImportFromEPSG(4326)
+    for one in (source, degrees):
+        one.SetAxisMappingStrategy(osr.OAMS_TRADITIONAL_GIS_ORDER)
+    return osr.CoordinateTransformation(source, degrees)
+
+
+def _degrees(point: ogr.Geometry | None, onto: osr.CoordinateTransformation) -> tuple[str, str]:
+    """Return longitude and latitude of a feature as text; empty where it has no place."""
+    if point is None or point.IsEmpty():
+        return "", ""
+    if point.GetGeometryCount() == 1:  # a MultiPoint of one point, as some software writes it
+        point = point.GetGeometryRef(0)
+    if ogr.GT_Flatten(point.GetGeometryType()) != ogr.wkbPoint:
+        raise ValueError(f"expected points, found a {point.GetGeometryName()}")
+    longitude, latitude, _ = onto.TransformPoint(point.GetX(), point.GetY())
+    return repr(longitude), repr(latitude)
+
+
+def parse(rows: Iterable[Row], legend: Legend, keys: Assess) -> Points:
+    """Turn rows into points; each row that cannot be used counts for the first filter it fails."""
+    table = legend.crosswalk(keys.points_nomenclature)
     names = {entry.name.lower(): entry.value for entry in legend.classes}
-    kept, removed, read, geographic = [], Counter(), 0, True
+    column, filters, geographic = "", {}, True
+    kept, homes, read = [], [], 0
     for raw in rows:
         row = _plain(raw)
         if read == 0:
-            geographic = _has_degrees(row)
+            geographic, column = _has_degrees(row), _class_column(row, keys.points_class)
+            filters = _lucas_filters(row, keys) if column == "lc1" else {}
+            removed = dict.fromkeys([*filters, NO_POSITION, NO_CLASS, OTHER_CLASS], 0)
         read += 1
-        value = _lucas_value(row, table) if "lc1" in row else _class_value(row, table, names)
         place = _place(row)
         on_earth = place and not (geographic and (abs(place[0]) > 180 or abs(place[1]) > 90))
-        reason = _unusable(row) or (None if on_earth else "no position")
-        reason = reason or (None if value is not None else "class not in the legend")
+        value = _lucas_value(row, table) if column == "lc1" else _value(row[column], table, names)
+        reason = next((name for name, fails in filters.items() if fails(row)), None)
+        reason = reason or (None if on_earth else NO_POSITION)
+        reason = reason or (None if row[column] else NO_CLASS)
+        reason = reason or (None if value is not None else OTHER_CLASS)
         if reason:
             removed[reason] += 1
         else:
-            kept.append((*place, value, _year(row)))
-    x, y, values, years = np.array(kept, dtype=np.float64).reshape(-1, 4).T
-    removed = dict(sorted(removed.items()))
-    return Points(x, y, values.astype(np.uint8), years.astype(np.int32), geographic, read, removed)
+            kept.append((*place, value, _year(row), int(row.get(STRATUM, NODATA))))
+            homes.append(row.get(TILE, ""))
+    if not read:
+        raise ValueError("holds no points")
+    x, y, values, years, strata = np.array(kept, dtype=np.float64).reshape(-1, 5).T
+    return Points(
+        x, y, values.astype(np.uint8), years.astype(np.int32), geographic, read, removed,
+        strata.astype(np.uint8), homes,
+    )  # fmt: skip
 
 
-def _plain(row: Mapping[str, str]) -> dict[str, str]:
+def _plain(row: Row) -> dict[str, str]:
     return {
-        key.strip().lower(): (value or "").strip()
+        _name(key): (value or "").strip()
         for key, value in row.items()
         if isinstance(key, str) and not isinstance(value, list)
     }
 
 
-def _has_degrees(row: Mapping[str, str]) -> bool:
-    """Tell whether the columns hold degrees; ValueError where they hold no place or no class."""
+def _name(key: str) -> str:
+    """Return the name of a column in lower case, that of 2022 as the years before had it."""
+    name = key.strip().lower()
+    return RENAMED.get(name, name.removeprefix("survey_"))
+
+
+def _has_degrees(row: Row) -> bool:
+    """Tell whether the columns hold degrees; ValueError where they hold no place."""
     degrees = any(x in row and y in row for x, y in DEGREES)
     if not degrees and not {"x", "y"} <= set(row):
         raise ValueError(f"expected columns lon, lat or x, y, found {', '.join(row)}")
-    if not {"lc1", "class"} & set(row):
-        raise ValueError(f"expected a column LC1 or class, found {', '.join(row)}")
     return degrees
 
 
-def _unusable(row: Mapping[str, str]) -> str | None:
-    """Return why a LUCAS row does not describe its point; None where it does."""
-    if "obs_type" in row and _answer(row["obs_type"]) not in IN_SITU:
-        return "not observed in situ from within 100 m"
-    if "obs_direct" in row and _answer(row["obs_direct"]) not in ON_THE_POINT:
-        return "not observed on the point"
-    return None
+def _class_column(row: Row, wanted: str) -> str:
+    """Return the column of the classes; ValueError where it is missing."""
+    candidates = [_name(wanted)] if wanted else ["lc1", "class"]
+    found = next((name for name in candidates if name in row), None)
+    if found is None:
+        expected = wanted or "LC1 or class"
+        raise ValueError(
+            f"expected a column {expected} (assess.points_class), found {', '.join(row)}"
+        )
+    return found
+
+
+def _lucas_filters(row: Row, keys: Assess) -> dict[str, Callable[[Row], bool]]:
+    """Return what removes LUCAS points, filter -> test of a row: of the columns that the file has."""
+    tests: dict[str, tuple[str, Callable[[Row], bool]]] = {
+        "not observed": ("obs_type", lambda row: _kind(row) not in IN_FIELD | PHOTOGRAPHS)
+    }
+    if not keys.lucas_photographs:
+        tests["interpreted from photographs"] = ("obs_type", lambda row: _kind(row) in PHOTOGRAPHS)
+    tests[f"seen from farther than {keys.lucas_distance:g} m"] = (
+        "obs_type",
+        lambda row: _kind(row) in IN_FIELD and not _distance(row) <= keys.lucas_distance,
+    )
+    if not keys.lucas_aside:
+        tests["not observed on the point"] = (
+            "obs_direct",
+            lambda row: _answer(row["obs_direct"]) in ASIDE,
+        )
+    tests[f"land cover of less than {keys.lucas_percent:g} % of its parcel"] = (
+        "lc1_perc",
+        lambda row: _least(row["lc1_perc"]) < keys.lucas_percent,
+    )
+    tests[f"parcel smaller than {keys.lucas_parcel:g} ha"] = (
+        "parcel_area_ha",
+        lambda row: _least(row["parcel_area_ha"], PARCELS) < keys.lucas_parcel,
+    )
+    return {name: test for name, (column, test) in tests.items() if column in row}
 
 
 def _answer(text: str) -> str:
     return text.lower().removesuffix(".0")
 
 
-def _lucas_value(row: Mapping[str, str], table: Mapping[str, int]) -> int | None:
+def _kind(row: Row) -> str:
+    return _answer(row["obs_type"])
+
+
+def _distance(row: Row) -> float:
+    """Return how far the surveyor stood from the point, in metres; what is not stated, by the kind."""
+    stated = re.fullmatch(r"\d+(\.\d+)?", row.get("obs_dist", ""))
+    if stated and float(stated[0]) != 8888:
+        return float(stated[0])
+    return np.inf if _kind(row) in FROM_AFAR else 0.0
+
+
+def _least(text: str, codes: Mapping[str, float] | None = None) -> float:
+    """Return the lower end of a class such as "50 - 75 %", "< 0.5" or a code; inf where none is stated."""
+    answer = _answer(text)
+    if codes is not None and answer.isdigit():
+        return codes.get(answer, np.inf)
+    numbers = re.findall(r"\d+(?:\.\d+)?", answer)
+    if not numbers or answer in ("8", "888"):
+        return np.inf
+    return 0.0 if answer.startswith("<") else float(numbers[0])
+
+
+def _lucas_value(row: Row, table: Mapping[str, int]) -> int | None:
     """Return the class of a LUCAS row: by cover and use, by irrigated cover, then by cover."""
     cover = row["lc1"].upper()
     candidates = [f"{cover}/{row.get('lu1', '').upper()}"]
@@ -141,14 +306,12 @@ def _lucas_value(row: Mapping[str, str], table: Mapping[str, int]) -> int | None
     return next((table[code] for code in candidates if code in table), None)
 
 
-def _class_value(
-    row: Mapping[str, str], table: Mapping[str, int], names: Mapping[str, int]
-) -> int | None:
-    code = row.get("class", "")
+def _value(code: str, table: Mapping[str, int], names: Mapping[str, int]) -> int | None:
+    """Return the class of a code, or of a name."""
     return table.get(code, names.get(code.lower()))
 
 
-def _place(row: Mapping[str, str]) -> tuple[float, float] | None:
+def _place(row: Row) -> tuple[float, float] | None:
     """Return (longitude, latitude) or (x, y); None where the row states no place."""
     for x_name, y_name in (*THEORETICAL, ("x", "y")):
         place = _numbers(row.get(x_name, ""), row.get(y_name, ""))
@@ -170,12 +333,14 @@ def _numbers(x_text: str, y_text: str) -> tuple[float, float] | None:
     return (x, y) if taken and np.isfinite(x) and np.isfinite(y) else None
 
 
-def _year(row: Mapping[str, str]) -> int:
-    """Return the year that a row states in YEAR or SURVEY_DATE (day/month/year); 0 for none."""
-    text = row.get("year") or row.get("survey_date", "").split("/")[-1]
-    if not text.isdigit():
-        return 0
-    return int(text) + 2000 if len(text) == 2 else int(text)
+def _year(row: Row) -> int:
+    """Return the year that a row states in YEAR or SURVEY_DATE (18 or 2018); 0 for none."""
+    text = row.get("year") or row.get("survey_date", "")
+    whole = re.search(r"(19|20)\d\d", text)
+    if whole:
+        return int(whole[0])
+    short = text.split("/")[-1]
+    return int(short) + 2000 if re.fullmatch(r"\d\d", short) else 0
 
 
 def pixels(points: Points, grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -238,10 +403,12 @@ class PointReference:
         self.years = years_compared(config.archive.years, self.fixed_year)
         self.points = points
         self._pixels: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._home: list[str | None] = []
 
     def units(self, tiles: dict[str, Tile]) -> list[tuple[Tile, Block]]:
         """Return the blocks that hold points."""
         self._pixels = {tile.id: pixels(self.points, tile.grid) for tile in tiles.values()}
+        self._home = self._homes(tiles)
         return [
             (tile, block)
             for tile in tiles.values()
@@ -256,14 +423,41 @@ class PointReference:
     def values(self, tile: Tile, year: int, block: Block) -> tuple[Any, np.ndarray, int]:
         """Return the points of a block: index (rows, columns), class values uint8, their number."""
         chosen, row, col = self._pixels[tile.id]
-        stated = self.points.year[chosen]
-        of_year = (self.fixed_year is not None) | (stated == 0) | (stated == year)
-        here = self._within(tile, block) & of_year
+        here = self._here(tile, year, block)
         index = (row[here] - block.row, col[here] - block.col)
         values = self.points.value[chosen[here]]
         if self.exclude:
             values = np.where(excluded(self.exclude, tile, year, block)[index], 255, values)
         return index, values.astype(np.uint8), int(here.sum())
+
+    def once(self, tile: Tile, year: int, block: Block) -> tuple[np.ndarray, np.ndarray]:
+        """Tell how the points of a block count where each counts once.
+
+        Returns
+        -------
+        ndarray[point], bool
+            Whether it counts in this tile, in the order of `values`.
+        ndarray[point], uint8
+            Class value of the stratum it was drawn from; 255 where it was not drawn by strata.
+        """
+        chosen = self._pixels[tile.id][0][self._here(tile, year, block)]
+        here = np.array([self._home[point] == tile.id for point in chosen], dtype=bool)
+        return here, self.points.stratum[chosen]
+
+    def filters(self, year: int, excluded: int) -> list[dict[str, Any]]:
+        """Return how many points each filter removed, in the order in which they were asked.
+
+        `excluded` are those of the year that lie where the exclude raster is not zero.
+        """
+        of_year = self._of_year(year)
+        placed = np.array([home is not None for home in self._home], dtype=bool)
+        removed = self.points.filters | {
+            "of another year": int((~of_year).sum()),
+            "in no tile": int((of_year & ~placed).sum()),
+        }
+        if self.exclude:
+            removed["excluded"] = excluded
+        return [{"filter": name, "removed": number} for name, number in removed.items()]
 
     def about(self) -> dict[str, Any]:
         """Return what the result files say about the points."""
@@ -279,6 +473,33 @@ class PointReference:
     def nothing(self, tile: Tile, year: int, seen: int) -> str | None:
         """Say why no point of a tile could be compared; None, for a tile may lie between points."""
         return None
+
+    def _homes(self, tiles: dict[str, Tile]) -> list[str | None]:
+        """Return the tile that each point counts in where it counts once; None for none.
+
+        The one that it was drawn in, or else that it lies deepest in, the first of equal ones.
+        """
+        if self.points.areas:
+            return [name if name in tiles else None for name in self.points.tile]
+        home: list[str | None] = [None] * len(self.points.x)
+        deepest = np.full(len(home), -1.0)
+        for tile in tiles.values():
+            chosen, row, col = self._pixels[tile.id]
+            edges = (row, col, tile.grid.height - 1 - row, tile.grid.width - 1 - col)
+            depth = np.minimum.reduce(edges) * tile.grid.resolution
+            for point in chosen[depth > deepest[chosen]]:
+                home[point] = tile.id
+            deepest[chosen] = np.maximum(deepest[chosen], depth)
+        return home
+
+    def _of_year(self, year: int) -> np.ndarray:
+        """Tell which points are compared with the map of a year: bool [point]."""
+        stated = self.points.year
+        return (self.fixed_year is not None) | (stated == 0) | (stated == year)
+
+    def _here(self, tile: Tile, year: int, block: Block) -> np.ndarray:
+        """Tell which points on a tile lie in a block and are compared with a year."""
+        return self._within(tile, block) & self._of_year(year)[self._pixels[tile.id][0]]
 
     def _within(self, tile: Tile, block: Block) -> np.ndarray:
         _, row, col = self._pixels[tile.id]

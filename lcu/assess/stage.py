@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from mpi4py import MPI
 
-from lcu import ranks
-from lcu.assess import points, tables
-from lcu.assess.matrix import accuracies, error_matrix
+from lcu import ranks, reliability
+from lcu.assess import consistency, estimates, points, tables
+from lcu.assess.consistency import Landscape, Maps, OldMap
+from lcu.assess.matrix import accuracies, error_matrix, of_one_class, reliability_bins
 from lcu.assess.reference import RasterReference, close_rasters
 from lcu.config import Config
 from lcu.grid import Block, Tile
@@ -24,26 +26,46 @@ from lcu.ranks import Failure
 
 STAGE = "assess"
 
-Maps = Callable[[str, int, Block], np.ndarray]
-OldMap = Callable[[str, Block], np.ndarray]
+Results = dict[int, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What is compared with the references.
+
+    Attributes
+    ----------
+    maps : callable (tile id, year, block) -> ndarray[y, x], uint8
+        Land cover, class values; 255 nodata, 254 outside.
+    old : callable (tile id, block) -> ndarray[y, x], uint8
+        The old map in class values; 255 where it has no class of the legend.
+    probability : callable (tile id, year, block) -> ndarray[class, y, x], uint8, or None
+        Probabilities x 250 of the classes that `maps` was chosen by; above 250 where there are none.
+    majority : int or None
+        Value of the commonest class of the training labels: a map that shows nothing else is a
+        baseline.
+    temperature : float or None
+        What the model's scores were divided by, for the record.
+    """
+
+    maps: Maps
+    old: OldMap
+    probability: Maps | None = None
+    majority: int | None = None
+    temperature: float | None = None
 
 
 def run(
     config: Config,
     comm: MPI.Comm,
     tiles: dict[str, Tile],
-    maps: Maps,
-    old: OldMap,
+    sources: Sources,
     say: Callable[[str], Any] = print,
 ) -> list[Failure]:
     """Assess the maps of a run and, beside them, the old map. Collective.
 
     Parameters
     ----------
-    maps : callable (tile id, year, block) -> ndarray[y, x], uint8
-        Land cover, class values; 255 nodata, 254 outside.
-    old : callable (tile id, block) -> ndarray[y, x], uint8
-        The old map in class values; 255 where it has no class of the legend.
     say : callable
         Prints the tables; called on rank 0 alone.
 
@@ -54,10 +76,14 @@ def run(
     """
     close_rasters()
     references, failures = _references(config, comm, tiles)
-    results: dict[int, dict[str, Any]] = {}
+    results: Results = {}
+    available = ranks.on_root(
+        comm, "opening the reference", consistency.references_of_change, config, tiles
+    )
+    seen, broken = consistency.look(config, comm, tiles, sources.maps, sources.old, available)
     for reference in references:
         units = reference.units(tiles)
-        found, failed = _compare(reference, units, config, comm, tiles, maps, old)
+        found, failed = _compare(reference, units, config, comm, tiles, sources, seen)
         failures += failed
         for year, result in found.items():
             # With a raster and points, the raster comes first and the points stand below it.
@@ -65,7 +91,11 @@ def run(
                 results[year][reference.kind] = result
             else:
                 results[year] = result
-    ranks.on_root(comm, "writing the accuracies", _publish, config, references, results, say)
+    named = {failure.unit for failure in failures}
+    lost = _broken(ranks.gather(broken.items(), comm))
+    failures += [failure for failure in lost if failure.unit not in named]
+    about = consistency.describe(seen, config, tiles, available, results)
+    ranks.on_root(comm, "writing the accuracies", _publish, config, references, results, about, say)
     return failures
 
 
@@ -87,7 +117,7 @@ def _references(
 def _load_points(config: Config, tiles: dict[str, Tile]) -> points.Points | str:
     """Return the points, or why there are none."""
     try:
-        loaded = points.load(config.assess.points, config.legend, config.assess.points_nomenclature)
+        loaded = points.load(config.assess, config.legend)
     except (OSError, ValueError) as error:
         return str(error)
     if not loaded.geographic and len({tile.grid.crs for tile in tiles.values()}) > 1:
@@ -103,33 +133,101 @@ def _load_points(config: Config, tiles: dict[str, Tile]) -> points.Points | str:
     return loaded
 
 
+@dataclass(frozen=True)
+class Counts:
+    """What the blocks of a reference add up to: int64 arrays.
+
+    Attributes
+    ----------
+    matrices : [tile, year, which, map + 1, reference]
+        Pixels; `which` as `count` returns it.
+    seen : [tile, year]
+        Pixels whose reference holds any code.
+    bins : [year, bin, 3]
+        Pixels by probability; see `lcu.reliability`.
+    drawn : [year, stratum + 1, map + 1, reference]
+        Points, each in one tile. The strata are the classes of the legend; the last one holds those
+        that belong to none.
+    """
+
+    matrices: np.ndarray
+    seen: np.ndarray
+    bins: np.ndarray
+    drawn: np.ndarray
+
+    @classmethod
+    def empty(cls, tiles: int, years: int, classes: int) -> Counts:
+        """Return counts of nothing."""
+        shapes = [
+            (tiles, years, 3, classes + 1, classes), (tiles, years), (years, reliability.BINS, 3),
+            (years, classes + 1, classes + 1, classes),
+        ]  # fmt: skip
+        return cls(*(np.zeros(shape, np.int64) for shape in shapes))
+
+
 def _compare(
     reference: Any,
     units: list[tuple[Tile, Block]],
     config: Config,
     comm: MPI.Comm,
     tiles: dict[str, Tile],
-    maps: Maps,
-    old: OldMap,
-) -> tuple[dict[int, dict[str, Any]], list[Failure]]:
+    sources: Sources,
+    landscape: Landscape,
+) -> tuple[Results, list[Failure]]:
     """Count all tiles and years of one reference; return results by year and failures."""
     missing = ranks.on_root(comm, "opening the reference", _missing, reference, tiles)
-    counts, seen, broken = _count_blocks(
-        reference, ranks.mine(units, comm), missing, list(tiles), config.legend, maps, old
+    counts, broken = _count_blocks(
+        reference, ranks.mine(units, comm), missing, list(tiles), config.legend, sources
     )
     # Integers: their sum is the same in any order, hence for any number of ranks.
-    comm.Allreduce(MPI.IN_PLACE, counts)
-    comm.Allreduce(MPI.IN_PLACE, seen)
+    for entry in fields(counts):
+        comm.Allreduce(MPI.IN_PLACE, getattr(counts, entry.name))
     failures = [Failure(STAGE, f"{tile} {year}", why) for (tile, year), why in missing.items()]
     failures += _broken(ranks.gather(broken.items(), comm))
     named = {failure.unit for failure in failures}
-    failures += _empty_handed(reference, tiles, counts, seen, named)
-    results = {
-        year: result
-        for index, year in enumerate(reference.years)
-        if (result := describe(counts[:, index], list(tiles), year, reference, config.legend))
-    }
+    failures += _empty_handed(reference, tiles, counts.matrices, counts.seen, named)
+    results = {}
+    for index, year in enumerate(reference.years):
+        result = describe(
+            counts.matrices[:, index], list(tiles), year, reference, config.legend, sources.majority
+        )
+        if result is None:
+            continue
+        if sources.probability is not None:
+            curve = reliability.describe(counts.bins[index])
+            result["reliability"] = curve | {"temperature": sources.temperature}
+        if reference.kind == "points":
+            seen = int(counts.seen[:, index].sum())
+            result["filters"] = reference.filters(year, seen - result["n"])
+            mapped = landscape.mapped(sorted(config.archive.years).index(year))
+            result["estimates"] = _estimates(reference, counts.drawn[index], mapped, config, tiles)
+        results[year] = result
     return results, failures
+
+
+def _estimates(
+    reference: points.PointReference,
+    drawn: np.ndarray,
+    mapped: np.ndarray,
+    config: Config,
+    tiles: dict[str, Tile],
+) -> dict[str, Any] | None:
+    """Return the estimates of a year from points [stratum + 1, map + 1, reference].
+
+    `mapped` are the pixels of each class in the map, [tile, class]: the weights of points that were
+    not drawn by strata of their own.
+    """
+    size, unit = consistency.pixel_area(tiles)
+    legend, areas = config.legend, reference.points.areas
+    if areas:
+        sample = "stratified: the points were drawn by the classes of a map, whose areas are in their file"
+        area = [areas.get(value, 0.0) for value in legend.values.tolist()]
+    else:
+        sample = "post-stratified: the points were not drawn by the classes of the map"
+        area = size @ mapped
+    # What has no class in the map is no part of the mapped area.
+    area = np.append(area, 0.0)
+    return estimates.describe(drawn, area, [*legend.names, tables.UNMAPPED], legend, unit, sample)
 
 
 def _missing(reference: Any, tiles: dict[str, Tile]) -> dict[tuple[str, int], str]:
@@ -147,47 +245,63 @@ def _count_blocks(
     missing: dict[tuple[str, int], str],
     names: list[str],
     legend: Legend,
-    maps: Maps,
-    old: OldMap,
-) -> tuple[np.ndarray, np.ndarray, Counter[tuple[str, str]]]:
-    """Count the blocks of one rank.
-
-    Returns
-    -------
-    counts : ndarray[tile, year, which, map + 1, reference], int64
-        Pixels; `which` as `count` returns it.
-    seen : ndarray[tile, year], int64
-        Pixels whose reference holds any code.
-    broken : Counter
-        (tile and year, reason) -> blocks that were left out.
-    """
-    classes, years = len(legend.classes), reference.years
-    counts = np.zeros((len(names), len(years), 3, classes + 1, classes), dtype=np.int64)
-    seen = np.zeros((len(names), len(years)), dtype=np.int64)
-    broken: Counter[tuple[str, str]] = Counter()
+    sources: Sources,
+) -> tuple[Counts, consistency.Broken]:
+    """Count the blocks of one rank, and those that were left out."""
+    counts = Counts.empty(len(names), len(reference.years), len(legend.classes))
+    broken: consistency.Broken = Counter()
     for tile, block in units:
-        for column, year in enumerate(years):
+        for column, year in enumerate(reference.years):
             if (tile.id, year) in missing:
                 continue
             try:
-                matrices, pixels = _count(reference, tile, year, block, legend, maps, old)
+                matrices, pixels, bins, drawn = _count(
+                    reference, tile, year, block, legend, sources
+                )
             except Exception as error:  # noqa: BLE001  (one bad block costs itself only)
                 broken[f"{tile.id} {year}", f"{type(error).__name__}: {error}"] += 1
                 continue
-            counts[names.index(tile.id), column] += matrices
-            seen[names.index(tile.id), column] += pixels
-    return counts, seen, broken
+            counts.matrices[names.index(tile.id), column] += matrices
+            counts.seen[names.index(tile.id), column] += pixels
+            counts.bins[column] += bins
+            counts.drawn[column] += drawn
+    return counts, broken
 
 
 def _count(
-    reference: Any, tile: Tile, year: int, block: Block, legend: Legend, maps: Maps, old: OldMap
-) -> tuple[np.ndarray, int]:
-    """Count one block: int64 [which, map + 1, reference], and the pixels with any code."""
+    reference: Any, tile: Tile, year: int, block: Block, legend: Legend, sources: Sources
+) -> tuple[np.ndarray, int, np.ndarray, np.ndarray]:
+    """Count one block: parts of `Counts`, the second of them a number."""
+    nothing = np.int64(0)
     index, values, seen = reference.values(tile, year, block)
     if not np.isin(values, legend.values).any():
-        return np.int64(0), seen
-    mapped, outdated = maps(tile.id, year, block)[index], old(tile.id, block)[index]
-    return count(mapped, outdated, values, legend), seen
+        return nothing, seen, nothing, nothing
+    mapped = sources.maps(tile.id, year, block)[index]
+    outdated = sources.old(tile.id, block)[index]
+    bins = drawn = nothing
+    if sources.probability is not None:
+        probability = sources.probability(tile.id, year, block)[:, *index]
+        bins = reliability_bins(probability, mapped, values, legend)
+    if reference.kind == "points":
+        once, stratum = reference.once(tile, year, block)
+        stratum = stratum if reference.points.areas else mapped
+        drawn = count_strata(stratum[once], mapped[once], values[once], legend)
+    return count(mapped, outdated, values, legend), seen, bins, drawn
+
+
+def count_strata(
+    stratum: np.ndarray, mapped: np.ndarray, values: np.ndarray, legend: Legend
+) -> np.ndarray:
+    """Count points by stratum, map and reference, all uint8 class values [point].
+
+    Returns int64 [stratum + 1, map + 1, reference]; the last of the first two is no class.
+    """
+    classes = len(legend.classes)
+    return np.stack([
+        error_matrix(mapped[chosen], values[chosen], legend)
+        for place in range(classes + 1)
+        for chosen in [np.minimum(legend.index_of(stratum), classes) == place]
+    ])  # fmt: skip
 
 
 def count(
@@ -241,12 +355,18 @@ def _empty_handed(
 
 
 def describe(
-    counts: np.ndarray, tiles: list[str], year: int, reference: Any, legend: Legend
+    counts: np.ndarray,
+    tiles: list[str],
+    year: int,
+    reference: Any,
+    legend: Legend,
+    majority: int | None,
 ) -> dict[str, Any] | None:
     """Return the results of a year from counts int64 [tile, which, map + 1, reference].
 
     None where nothing was compared. The keys of all tiles together stand at the top, those of each
-    tile below ``tiles``; the old map's are beside each, below ``old_map``.
+    tile below ``tiles``; the old map's are beside each, below ``old_map``. `majority` is the value of
+    the commonest training label.
     """
     if not counts.any():
         return None
@@ -254,23 +374,39 @@ def describe(
         "year": year,
         "reference": reference.about(),
         "tiles_overlap": "a pixel where tiles overlap counts in each of them",
-        **_beside(counts.sum(axis=0), legend),
+        **_beside(counts.sum(axis=0), legend, majority),
         "tiles": {
-            tile: _beside(part, legend)
+            tile: _beside(part, legend, majority)
             for tile, part in zip(tiles, counts, strict=True)
             if part.any()
         },
     }
 
 
-def _beside(counts: np.ndarray, legend: Legend) -> dict[str, Any]:
-    """Describe the map with the old map beside it, from int64 [which, map + 1, reference]."""
+def _beside(counts: np.ndarray, legend: Legend, majority: int | None) -> dict[str, Any]:
+    """Describe the map with its baselines beside it, from int64 [which, map + 1, reference]."""
     where_both = {**accuracies(counts[2], legend), "old_map": accuracies(counts[1, :-1], legend)}
     return {
         **_with_matrix(counts[0], legend),
         "old_map": _with_matrix(counts[1], legend),
         "where_old_map_has_a_class": where_both,
+        "baselines": _baselines(counts[1], legend, majority),
     }
+
+
+def _baselines(old: np.ndarray, legend: Legend, majority: int | None) -> dict[str, Any]:
+    """Return what maps without any work score: the old map, and one that shows a single class."""
+    keys = ("overall_accuracy", "macro_f1", "kappa")
+    found = accuracies(old, legend)
+    baselines = {"old map": {key: found[key] for key in keys}}
+    if majority is not None:
+        place = legend.values.tolist().index(majority)
+        found = accuracies(of_one_class(old, place), legend)
+        baselines["majority class"] = {
+            "class": legend.names[place],
+            **{key: found[key] for key in keys},
+        }
+    return baselines
 
 
 def _with_matrix(matrix: np.ndarray, legend: Legend) -> dict[str, Any]:
@@ -278,14 +414,15 @@ def _with_matrix(matrix: np.ndarray, legend: Legend) -> dict[str, Any]:
 
 
 def _publish(
-    config: Config, references: list[Any], results: dict[int, dict[str, Any]], say: Callable
+    config: Config, references: list[Any], results: Results, about: dict[str, Any], say: Callable
 ) -> None:
     """Write the files and print the tables; rank 0 alone."""
-    if not references:
-        say("assess: no reference and no points are configured: nothing to compare with")
-        return
     folder = config.directory / "assessment"
     for year, result in results.items():
         tables.write(folder, year, result, config.legend)
+    tables.write_consistency(folder, about)
+    if not references:
+        say("assess: no reference and no points are configured: nothing to compare with")
     if results:
         say(tables.summary(results))
+    say(tables.consistency_summary(about))

@@ -40,6 +40,26 @@ def write(folder: Path, year: int, result: dict[str, Any], legend: Legend) -> No
     write_whole(folder / f"accuracy_S{year}.json", text + "\n")
 
 
+def write_consistency(folder: Path, about: dict[str, Any]) -> None:
+    """Write the tables of transitions since the old map, in hectares, and then ``consistency.json``."""
+    for pair in about["old_map"]["pairs"]:
+        if pair["transitions_hectares"] is not None:
+            text = transitions_csv(pair["transitions_hectares"], about["classes"])
+            write_whole(folder / f"transitions_{pair['from']}-{pair['to']}.csv", text)
+    text = json.dumps(finite(about), indent=1, ensure_ascii=False, allow_nan=False)
+    write_whole(folder / "consistency.json", text + "\n")
+
+
+def transitions_csv(hectares: list[list[float]], names: list[str]) -> str:
+    """Return a table of transitions as CSV: a row for each class before, a column for each after."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["from \\ to", *names])
+    for name, row in zip(names, hectares, strict=True):
+        writer.writerow([name, *(f"{value:.2f}" for value in row)])
+    return buffer.getvalue()
+
+
 def _matrices(result: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "", result
     yield "old_map_", result["old_map"]
@@ -106,13 +126,59 @@ def _overall(results: dict[int, dict[str, Any]]) -> str:
 
 
 def _notes(result: dict[str, Any]) -> list[str]:
-    """Say where the two maps leave pixels open, for the figures count those as mistakes."""
-    both = result["where_old_map_has_a_class"]
-    if not both["n"] or both["n"] == result["n"]:
-        return []
-    label = f"      where the old map has a class ({both['n'] / result['n']:.1%})"
-    accuracy, old = both["overall_accuracy"], both["old_map"]["overall_accuracy"]
-    return [f"{label}: accuracy {_number(accuracy)}, old map {_number(old)}"]
+    """Say what belongs to the figures of a year: baselines, holes, filters, intervals, probabilities."""
+    lines = []
+    both, majority = result["where_old_map_has_a_class"], result["baselines"].get("majority class")
+    if both["n"] and both["n"] != result["n"]:
+        label = f"where the old map has a class ({both['n'] / result['n']:.1%})"
+        accuracy, old = both["overall_accuracy"], both["old_map"]["overall_accuracy"]
+        lines.append(f"{label}: accuracy {_number(accuracy)}, old map {_number(old)}")
+    if majority:
+        accuracy, f1 = majority["overall_accuracy"], majority["macro_f1"]
+        label = f"a map of nothing but {majority['class']}"
+        lines.append(f"{label}: accuracy {_number(accuracy)}, macro F1 {_number(f1)}")
+    if result.get("estimates"):
+        lines.append(_estimate_line(result["estimates"]))
+    if "reliability" in result:
+        error = result["reliability"]["expected_calibration_error"]
+        lines.append(f"expected calibration error of the probabilities: {_number(error)}")
+    removed = [
+        f"{one['removed']:,} {one['filter']}" for one in result.get("filters", ()) if one["removed"]
+    ]
+    if removed:
+        lines.append(f"points left out: {', '.join(removed)}")
+    return [f"      {line}" for line in lines]
+
+
+def _estimate_line(found: dict[str, Any]) -> str:
+    whole = found["overall_accuracy"]
+    text = f"estimated by area: accuracy {_number(whole['value'])}"
+    text += f" ({_number(whole['low'])} to {_number(whole['high'])})"
+    if found["left_out"]:
+        text += (
+            f", of {found['holds_for']:.1%} of the area: no point in {', '.join(found['left_out'])}"
+        )
+    return text
+
+
+def consistency_summary(about: dict[str, Any]) -> str:
+    """Return agreement and change of the years as text, with accuracy and the change found beside them."""
+    lines = ["Consistency and change (a constant map would agree with itself perfectly)"]
+    lines.append(f"{'maps':<20}{'pixels':>14}{'agreement':>11}{'accuracy':>10}{'then':>8}"
+                 f"{'change: precision':>20}{'recall':>8}{'F1':>8}")  # fmt: skip
+    pairs = [(str(pair["from"]), pair) for pair in about["pairs"]]
+    pairs += [(f"old map {pair['from']}", pair) for pair in about["old_map"]["pairs"]]
+    for name, pair in pairs:
+        first, then = (_number(value) for value in pair["accuracy"].values())
+        text = f"{name + ' to ' + str(pair['to']):<20}{pair['pixels']:>14,}{_number(pair['agreement']):>11}"
+        text += f"{first:>10}{then:>8}"
+        found = pair["change"]
+        if found is None:
+            lines.append(f"{text}   reference of change: {pair['change_reference'].split(';')[0]}")
+            continue
+        text += f"{_number(found['precision']):>20}{_number(found['recall']):>8}{_number(found['f1']):>8}"
+        lines.append(text)
+    return "\n".join(lines)
 
 
 def _by_class(year: int, result: dict[str, Any]) -> str:

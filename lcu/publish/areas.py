@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lcu.assess import area_estimates
+from lcu.assess import NORMAL, area_estimates
 from lcu.grid import Tile
 from lcu.legend import Legend
 from lcu.projection import in_metres
@@ -21,8 +21,6 @@ HEADER = (
     "region", "year", "value", "class", "pixels", "percent", "hectares",
     "estimated_hectares", "low_hectares", "high_hectares",
 )  # fmt: skip
-# Standard errors on either side of an estimate that make an interval of 95 %.
-NORMAL = 1.96
 
 # Tile id, or the mosaic's; year; pixels of each class.
 Count = tuple[str, int, tuple[int, ...]]

@@ -39,6 +39,7 @@ COLLECTION = "collection.json"
 KINDS = {
     ".aux.xml": (pystac.MediaType.XML, "metadata"),
     ".csv": ("text/csv", "metadata"),
+    ".gpkg": (pystac.MediaType.GEOPACKAGE, "data"),
     ".png": (pystac.MediaType.PNG, "overview"),
     ".qml": (pystac.MediaType.XML, "style"),
     ".sld": ("application/vnd.ogc.sld+xml", "style"),
@@ -85,6 +86,8 @@ def write_item(
         key = layer.lower()
         item.add_asset(key, _raster(product, path.parent, layer, tile.grid, config.legend))
         companions = {"names": Path(f"{product}.aux.xml"), "preview": product.with_suffix(".png")}
+        if config.publish.change_polygons:
+            companions["polygons"] = product.with_suffix(".gpkg")
         for name, beside in companions.items():
             if beside.exists():
                 item.add_asset(f"{key}-{name}", _other(beside, path.parent))

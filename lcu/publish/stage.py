@@ -18,7 +18,17 @@ from lcu.composite import Origin
 from lcu.config import Config
 from lcu.grid import Block, Tile
 from lcu.projection import in_metres
-from lcu.publish import areas, catalogue, curves, geotiff, mosaic, preview, report, styles
+from lcu.publish import (
+    areas,
+    catalogue,
+    curves,
+    geotiff,
+    mosaic,
+    polygons,
+    preview,
+    report,
+    styles,
+)  # fmt: skip
 from lcu.publish.samples import draw_profiles, draw_samples
 from lcu.ranks import Failure
 from lcu.sample import Samples
@@ -89,6 +99,12 @@ def run(
         lambda unit: _write_product(config, *unit, layers, fingerprint),
     )
     paths, failures = ranks.gather(written, comm), ranks.gather(failed, comm)
+    traced, failed = _each(
+        ranks.mine(_changes(config, products, paths), comm),
+        lambda unit: _write_polygons(config, *unit, fingerprint),
+    )
+    paths += ranks.gather(traced, comm)
+    failures += ranks.gather(failed, comm)
     maps = [
         (tile, year)
         for tile, year, layer in products
@@ -301,6 +317,34 @@ def _write_product(
         return layers(tile.id, year, layer, block)
 
     geotiff.write_product(path, layer, tile.grid, read, config.legend, tags)
+    return str(path)
+
+
+def _changes(
+    config: Config, products: Sequence[tuple[Tile, int, str]], paths: Sequence[str]
+) -> list[tuple[Tile, int]]:
+    """Return the tiles and years whose changes become polygons; none unless that is asked for."""
+    return [
+        (tile, year)
+        for tile, year, layer in products
+        if layer == "CHG"
+        and config.publish.change_polygons
+        and str(_path(config, tile, year, layer)) in paths
+    ]
+
+
+def _write_polygons(
+    config: Config, tile: Tile, year: int, fingerprint: Callable[[str, int, str], str] | None
+) -> str:
+    change = _path(config, tile, year, "CHG")
+    path = change.with_suffix(".gpkg")
+    made_from = (
+        store.fingerprint("polygons 1", fingerprint(tile.id, year, "CHG")) if fingerprint else ""
+    )
+    if made_from and polygons.is_published(path, made_from):
+        return str(path)
+    tags = tags_of(config, tile, year, made_from)
+    polygons.write(path, change, tile.grid, (config.changes[year], year), config.legend, tags)
     return str(path)
 
 

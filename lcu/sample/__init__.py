@@ -4,7 +4,7 @@ from lcu.sample.draw import Candidates, assign_splits, core_pixels, draw, priori
 from lcu.sample.kmeans import kmeans, kmeans_memory
 from lcu.sample.oldmap import OldMap, OldMapError
 from lcu.sample.series import fill_series, patches, read_around
-from lcu.sample.stage import Samples, run
+from lcu.sample.stage import Samples, majority_label, run
 
 __all__ = [
     "Candidates",
@@ -17,6 +17,7 @@ __all__ = [
     "fill_series",
     "kmeans",
     "kmeans_memory",
+    "majority_label",
     "patches",
     "priority",
     "read_around",

@@ -21,6 +21,7 @@ from lcu.sample import oldmap
 from lcu.sample.clean import clean
 from lcu.sample.draw import (
     FARTHEST,
+    TRAINING,
     Candidates,
     assign_splits,
     border_distance,
@@ -82,6 +83,14 @@ class Samples:
     def filled_patch(self) -> np.ndarray:
         """Return the patches without gaps, uint16 [sample, time, band, 5, 5]."""
         return fill_series(self.patch, self.day[:1].ravel())
+
+
+def majority_label(directory: Path) -> int | None:
+    """Return the commonest class value of the training samples, the smallest of equals; None of none."""
+    samples = Samples.read(directory)
+    label = samples.label[samples.split == TRAINING]
+    label = label[label != NODATA]
+    return int(np.bincount(label).argmax()) if len(label) else None
 
 
 def run(config: Config, comm: MPI.Comm, report: Any) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from mpi4py import MPI
 
+from lcu import reliability
 from lcu.config import Config
 from lcu.ranks import together
 from lcu.sample import Samples
@@ -18,6 +19,7 @@ from lcu.train.layers import Network
 from lcu.train.loop import Examples, TrainError
 from lcu.train.search import search
 from lcu.train.series import Cut, Windows, normalisation, standardised
+from lcu.train.svm import sharpness
 from lcu.train.yearly import WEIGHT_POWER
 
 # Settings that a search may choose.
@@ -42,6 +44,7 @@ def train(
         config.directory / "model", mark, report, until=settings.epochs,
     )  # fmt: skip
     scores, matrix = _scores(network, held, years, comm)
+    calibration = _calibrate(network, checked, held, comm)
     distribution.close()
     about = {
         "architecture": description,
@@ -51,6 +54,7 @@ def train(
         "normalisation": {name: value.tolist() for name, value in numbers.items()},
         "years": years,
         "scores": scores,
+        **calibration,
         "epochs": {"done": state.epoch, "best": state.best_epoch, "macro_f1": _plain(state.best)},
         "test_matrix": matrix.tolist(),
         "samples_of_training": len(learned),
@@ -137,6 +141,49 @@ def _scores(
         "test_macro_f1": _plain(loop.macro_f1(matrix)),
     }
     return {span: score}, matrix
+
+
+def _calibrate(
+    network: Network, checked: Examples, held: Examples, comm: MPI.Comm
+) -> dict[str, Any]:
+    """Return the temperature of the scores, fitted on the validation samples, and what it gains.
+
+    Temperature scaling (Guo et al. 2017, ICML): it leaves the order of the classes as it is. It may only make
+    the network less sure: samples were cleaned and are easier than the pixels of a map, so that one that is as
+    sure as it is right on them was measured to be too sure on maps (docs/method.md).
+    """
+    parts = {
+        name: _labelled(loop.all_scores(network, part, comm), part)
+        for name, part in (("validation", checked), ("test", held))
+    }
+    fitted = float(1 / sharpness(*parts["validation"]))
+    temperature = max(1.0, fitted)
+    errors = {
+        name: {
+            "before": _plain(_calibration_error(scores, index)),
+            "after": _plain(_calibration_error(scores / temperature, index)),
+        }
+        for name, (scores, index, _) in parts.items()
+    }
+    return {
+        "temperature": temperature,
+        "fitted_temperature": fitted,
+        "expected_calibration_error": errors,
+    }
+
+
+def _labelled(scores: np.ndarray, part: Examples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return scores [label, class], class index and weight of what is labelled."""
+    label, weight = part.label.cpu().numpy(), part.weight.cpu().numpy()
+    known = label >= 0
+    return scores[known], label[known], weight[known]
+
+
+def _calibration_error(scores: np.ndarray, index: np.ndarray) -> float:
+    probability = torch.from_numpy(scores).softmax(-1).numpy()
+    written = np.rint(probability.max(axis=1, initial=0) * reliability.SCALE)
+    bins = reliability.count_bins(written, probability.argmax(axis=1) == index)
+    return reliability.describe(bins)["expected_calibration_error"]
 
 
 def _plain(value: float) -> float | None:

@@ -279,15 +279,16 @@ def scored(network: Network, part: Examples) -> Tensor:
 
 def predicted(network: Network, data: Examples, comm: MPI.Comm) -> np.ndarray:
     """Return the most likely class index of every example, int64 [example, year]; ranks share the work."""
+    return all_scores(network, data, comm).argmax(-1)
+
+
+def all_scores(network: Network, data: Examples, comm: MPI.Comm) -> np.ndarray:
+    """Return the class scores of every example, float [example, year, class]; ranks share the work."""
     network.eval()
     own = torch.arange(len(data), device=data.label.device).tensor_split(comm.size)[comm.rank]
     with torch.inference_mode():
-        found = [
-            scored(network, data.take(part)).argmax(-1).cpu()
-            for part in own.split(READ)
-            if len(part)
-        ]
-    empty = np.zeros((0, data.label.shape[1]), np.int64)
+        found = [scored(network, data.take(part)).cpu() for part in own.split(READ) if len(part)]
+    empty = np.zeros((0, data.label.shape[1], network.head.out_features), np.float32)
     return np.concatenate(
         comm.allgather(np.concatenate([empty, *(part.numpy() for part in found)]))
     )

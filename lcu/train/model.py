@@ -106,7 +106,12 @@ class Model:
         device = self.normalisation[0].device
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             scores = network(*standardised(windows, *self.normalisation))
-        return scores.float().softmax(-1).cpu().numpy()
+        return (scores.float() / self.temperature).softmax(-1).cpu().numpy()
+
+    @property
+    def temperature(self) -> float:
+        """What a network's scores are divided by; 1 where it was trained before there was one."""
+        return self.about.get("temperature", 1.0)
 
     @cached_property
     def network(self) -> Network:
