@@ -34,6 +34,9 @@ from lcu.store import SAMPLES, Piece
 
 BLOCK = 1024
 
+# The table that the stage makes.
+NAME = "samples"
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -55,9 +58,9 @@ class Samples:
     fingerprint: str
 
     @classmethod
-    def read(cls, directory: Path) -> Samples:
-        """Read the table of a run; StoreError where it is missing or damaged."""
-        path = directory / "samples" / "samples.h5"
+    def read(cls, directory: Path, name: str = NAME) -> Samples:
+        """Read a table of a run; StoreError where it is missing or damaged."""
+        path = path_of(directory, name)
         if not path.exists():
             raise store.StoreError(f"{path} is not there; run the stage `sample` first")
         try:
@@ -89,13 +92,19 @@ def run(config: Config, comm: MPI.Comm, report: Any) -> str:
     composites = on_root(comm, "opening the composites", Composites.open, config)
     tiles = list(composites.tiles.values())
     mark = on_root(comm, "reading the old map", _mark, config, composites)
-    path = config.directory / "samples" / "samples.h5"
+    path = path_of(config.directory, NAME)
     if not on_root(comm, "looking for samples", store.is_whole, path, mark):
         with together(comm, "opening the old map"):
             old = oldmap.OldMap(config.sample, tiles)
         drawn, areas = _draw(config, comm, composites, tiles, old, report)
-        _write(config, comm, composites, tiles, drawn, areas, mark)
+        split = assign_splits(drawn.index, drawn.polygon, config.run.seed)
+        write(config, comm, composites, drawn, areas, split, path, mark)
     return on_root(comm, "reading the samples", _summary, config)
+
+
+def path_of(directory: Path, name: str) -> Path:
+    """Return where a table of samples lies in the run directory."""
+    return directory / "samples" / f"{name}.h5"
 
 
 def _mark(config: Config, composites: Composites) -> str:
@@ -138,16 +147,12 @@ def _draw(
     report: Any,
 ) -> tuple[Candidates, np.ndarray]:
     """Return the drawn pixels and the area of each class in the old map, pixels [class]."""
-    work = [
-        (number, tile, block)
-        for number, tile in enumerate(tiles)
-        for block in tile.grid.blocks(BLOCK)
-    ]
+    work = blocks_of(tiles)
     own = mine(work, comm, cost=lambda item: item[2].height * item[2].width)
     parts, areas = [Candidates.none()], np.zeros(len(config.legend.classes), np.int64)
     with together(comm, "drawing samples"):
         for done, (number, tile, block) in enumerate(own):
-            found, area = _candidates(config, composites, tile, number, block, old)
+            found, area = candidates(config, composites, tile, number, block, old)
             parts.append(found)
             areas += area
             report(done + 1, len(own), "blocks")
@@ -160,7 +165,16 @@ def _draw(
     return draw(gathered, total, config.sample.per_class, config.sample.per_polygon), total
 
 
-def _candidates(
+def blocks_of(tiles: Sequence[Tile]) -> list[tuple[int, Tile, Block]]:
+    """Return what candidates are looked for in: position of the tile, tile, block."""
+    return [
+        (number, tile, block)
+        for number, tile in enumerate(tiles)
+        for block in tile.grid.blocks(BLOCK)
+    ]
+
+
+def candidates(
     config: Config,
     composites: Composites,
     tile: Tile,
@@ -168,6 +182,7 @@ def _candidates(
     block: Block,
     old: oldmap.OldMap,
 ) -> tuple[Candidates, np.ndarray]:
+    """Return the pixels of a block that may be drawn, and the area of each class, int64 [class], in pixels."""
     legend = config.legend
     pixels = config.sample.erosion / tile.grid.resolution
     halo = block.grown(max(int(np.ceil(pixels)), FARTHEST), tile.grid)
@@ -217,19 +232,20 @@ def sample_weights(index: np.ndarray, areas: np.ndarray) -> np.ndarray:
 # --- writing --------------------------------------------------------------------------------------
 
 
-def _write(
+def write(
     config: Config,
     comm: MPI.Comm,
     composites: Composites,
-    tiles: Sequence[Tile],
     drawn: Candidates,
     areas: np.ndarray,
+    split: np.ndarray,
+    path: Path,
     mark: str,
 ) -> None:
-    """Write the table together: every rank the series of an equal, contiguous part of the samples."""
+    """Write a table together: every rank the series of an equal, contiguous part of the samples."""
+    tiles = list(composites.tiles.values())
     total = len(drawn)
     start, end = total * comm.rank // comm.size, total * (comm.rank + 1) // comm.size
-    split = assign_splits(drawn.index, drawn.polygon, config.run.seed)
     weight = sample_weights(drawn.index, areas)
     with together(comm, "reading series"):
         own = drawn.take(np.arange(start, end))
@@ -240,7 +256,6 @@ def _write(
         "weight": weight[start:end], "tile": own.tile, "row": own.row, "col": own.col,
         "polygon": own.polygon, "cluster": own.cluster, "split": split[start:end],
     }  # fmt: skip
-    path = config.directory / "samples" / "samples.h5"
     shapes = {dataset: (total, *columns[dataset.name].shape[1:]) for dataset in SAMPLES}
     layout = {dataset: (shape, (4096, *shape[1:])) for dataset, shape in shapes.items()}
     file = store.create(path, comm, layout, _attributes(config, composites, tiles, areas))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from lcu.sample.draw import TEST, TRAINING, VALIDATION
 from lcu.train import checkpoint, distributed, loop, networks
 from lcu.train.layers import Network
 from lcu.train.loop import Examples, TrainError
+from lcu.train.penalty import steadiness
 from lcu.train.search import search
 from lcu.train.series import Cut, Windows, normalisation, standardised
 from lcu.train.yearly import WEIGHT_POWER
@@ -25,21 +27,25 @@ SETTINGS = ("learning_rate", "batch")
 
 
 def train(
-    config: Config, comm: MPI.Comm, samples: Samples, classes: Sequence[int], mark: str, report: Any
-) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Return what the network is (architecture, years, scores) and its tensors, on every rank."""
+    config: Config, comm: MPI.Comm, samples: Samples, classes: Sequence[int], folder: Path, mark: str,
+    report: Any,
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:  # fmt: skip
+    """Return what the network is (architecture, years, scores) and its tensors, on every rank.
+
+    Checkpoints lie in `folder` meanwhile.
+    """
     with together(comm, "preparing the training data"):
         parts, years, numbers = prepare(config, samples, classes)
     settings = networks.with_rate(config.train)
     if config.train.search:
-        settings = search(config, comm, parts[:2], len(classes), mark, report)
+        settings = search(config, comm, parts[:2], len(classes), folder, mark, report)
     bands, times = parts[0].values.shape[3], parts[0].values.shape[2]
     description = networks.describe(settings, bands, times, len(classes))
     distribution = distributed.start(config.train.distributed, comm, config.train.compression)
     learned, checked, held = (part.to(distribution.device, torch.float32) for part in parts)
     network, state = checkpoint.fit(
         description, (learned, checked), settings, config.run, comm, distribution,
-        config.directory / "model", mark, report, until=settings.epochs,
+        folder, mark, report, until=settings.epochs,
     )  # fmt: skip
     scores, matrix = _scores(network, held, years, comm)
     distribution.close()
@@ -67,21 +73,22 @@ def prepare(
 ) -> tuple[tuple[Examples, Examples, Examples], list[int], dict[str, torch.Tensor]]:
     """Return training, validation and test examples, the labelled years, and mean and scale [band].
 
-    An example is a sample in one year, or with `train.carry_state` a sample in all years.
+    An example is a sample in one year (or shifted window); a sample in all years where the loss or the network looks
+    at several of them (`train.carry_state`, `train.change_penalty`).
     """
     cut = Cut.of(config, config.archive.years)
     series, count = samples.series, samples.count
     if config.train.series == "filled":
         series, count = samples.filled(), None
     windows = cut.windows(series, count, samples.day)
-    label = _indices(samples.label, classes)
+    label = _indices(cut.labels(samples.label), classes)
     label[~samples.series.any(axis=(1, 2))] = -1
     weight = samples.weight ** np.float32(WEIGHT_POWER[config.train.class_weight])
     weight = np.where(label >= 0, weight[:, None], np.float32(0)).astype(np.float32)
     split = samples.split
-    if not config.train.carry_state:
+    if not (config.train.carry_state or config.train.change_penalty):
+        split = np.repeat(split, label.shape[1])
         windows, label, weight = _one_by_one(windows), label.reshape(-1, 1), weight.reshape(-1, 1)
-        split = np.repeat(split, len(cut.years))
     labelled = (label >= 0).any(axis=1)
     chosen = [np.flatnonzero(labelled & (split == part)) for part in (TRAINING, VALIDATION, TEST)]
     if len(np.unique(label[chosen[0]][label[chosen[0]] >= 0])) < 2:
@@ -91,16 +98,21 @@ def prepare(
         )
     mean, scale = normalisation(_part(windows, chosen[0]))
     examples = tuple(
-        Examples(
-            *standardised(_part(windows, rows), mean, scale),
-            torch.from_numpy(label[rows]),
-            torch.from_numpy(weight[rows]),
-        )
+        _examples(standardised(_part(windows, rows), mean, scale), label[rows], weight[rows])
         for rows in chosen
     )
     known = _indices(samples.label, classes) >= 0
     years = [year for position, year in enumerate(cut.years) if known[:, position].any()]
     return examples, years, {"mean": mean, "scale": scale}
+
+
+def _examples(
+    read: tuple[torch.Tensor, torch.Tensor, torch.Tensor], label: np.ndarray, weight: np.ndarray
+) -> Examples:
+    values, observed, day = read
+    heavy = torch.from_numpy(weight)
+    steady = steadiness(values, observed, heavy)
+    return Examples(values, observed, day, torch.from_numpy(label), heavy, steady)
 
 
 def _indices(label: np.ndarray, classes: Sequence[int]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,12 @@ from lcu.train import checkpoint, deep, yearly
 from lcu.train import model as models
 from lcu.train.loop import TrainError
 from lcu.train.networks import NETWORKS
+from lcu.train.stable import stable_samples
 
 log = logging.getLogger(__name__)
+
+# Folder of the model whose maps of single years show what is stable.
+FIRST = "first"
 
 # Fewest samples with which a class can be learned and held out.
 FEWEST_SAMPLES = 4
@@ -36,14 +41,27 @@ def run(config: Config, comm: MPI.Comm, report: Any) -> str:
         about = on_root(comm, "taking a model of another run", _take, config)
         return f"{summary(about)}; taken from {config.train.from_model}"
     samples = on_root(comm, "reading the samples", Samples.read, config.directory)
-    table = {
-        name: value for name, value in config.table()["train"].items() if name != "distributed"
-    }
-    mark = store.fingerprint("model 2", table, config.table()["run"]["seed"], samples.fingerprint)
-    if not on_root(comm, "looking for a model", _is_trained, config, mark):
-        _train(config, comm, samples, mark, report)
-    about = on_root(comm, "reading the model", models.load, config.directory).about
-    return summary(about)
+    folder = config.directory / "model"
+    if config.classify.strategy == "multi-year":
+        yearly_config = replace(config, classify=replace(config.classify, strategy="yearly"))
+        first = _trained(yearly_config, comm, samples, folder / FIRST, report)
+        samples = stable_samples(yearly_config, comm, samples, first, report)
+    return summary(_trained(config, comm, samples, folder, report).about)
+
+
+def _trained(
+    config: Config, comm: MPI.Comm, samples: Samples, folder: Path, report: Any
+) -> models.Model:
+    """Train a model unless the right one is in the folder; return it on every rank."""
+    table, strategy = config.table(), config.classify.strategy
+    keys = {name: value for name, value in table["train"].items() if name != "distributed"}
+    cut = [config.window, config.step] if strategy == "shifted-window" else []
+    mark = store.fingerprint(
+        "model 3", keys, table["run"]["seed"], samples.fingerprint, strategy, cut
+    )
+    if not on_root(comm, "looking for a model", _is_trained, folder, mark):
+        _train(config, comm, samples, folder, mark, report)
+    return on_root(comm, "reading the model", models.read, folder)
 
 
 def summary(about: dict[str, Any]) -> str:
@@ -63,12 +81,14 @@ def summary(about: dict[str, Any]) -> str:
     )
 
 
-def _is_trained(config: Config, mark: str) -> bool:
-    path = config.directory / "model" / "model.json"
+def _is_trained(folder: Path, mark: str) -> bool:
+    path = folder / "model.json"
     return path.exists() and store.read_json(path, "train").get("fingerprint") == mark
 
 
-def _train(config: Config, comm: MPI.Comm, samples: Samples, mark: str, report: Any) -> None:
+def _train(
+    config: Config, comm: MPI.Comm, samples: Samples, folder: Path, mark: str, report: Any
+) -> None:
     with together(comm, "looking at the samples"):
         classes = learnable(samples, is_network=config.train.model in NETWORKS)
         if len(classes) < 2:
@@ -77,12 +97,12 @@ def _train(config: Config, comm: MPI.Comm, samples: Samples, mark: str, report: 
                 "what the sample stage kept (sample.erosion, sample.per_class, sample.legend)"
             )
     if config.train.model in NETWORKS:
-        own, tensors = deep.train(config, comm, samples, classes, mark, report)
+        own, tensors = deep.train(config, comm, samples, classes, folder, mark, report)
     else:
         own, tensors = yearly.train(config, comm, samples, classes, report)
     about = _about(config, samples.fingerprint, mark) | {"classes": classes} | own
-    on_root(comm, "writing the model", models.save, models.Model(about, tensors), config.directory)
-    on_root(comm, "removing checkpoints", checkpoint.forget, config.directory / "model")
+    on_root(comm, "writing the model", models.save, models.Model(about, tensors), folder)
+    on_root(comm, "removing checkpoints", checkpoint.forget, folder)
 
 
 def learnable(samples: Samples, *, is_network: bool) -> list[int]:
@@ -124,7 +144,9 @@ def _about(config: Config, samples: str, mark: str) -> dict[str, Any]:
 
 
 def _window(config: Config) -> int:
-    """Return the number of periods that describe a year."""
+    """Return the number of periods that a model reads of a year, or of a shifted window."""
+    if config.classify.strategy == "shifted-window":
+        return config.window
     year = config.archive.years[0]
     return len(positions_of_year(config.periods, year, config.period, config.margin))
 
@@ -139,6 +161,7 @@ def _take(config: Config) -> dict[str, Any]:
         ("bands", list(config.composite.bands)),
         ("legend", [(entry.value, entry.name) for entry in config.legend.classes]),
         ("window", _window(config)),
+        ("strategy", config.classify.strategy),
     ):
         found = source.about[name]
         found = [(entry["value"], entry["name"]) for entry in found] if name == "legend" else found
@@ -149,9 +172,13 @@ def _take(config: Config) -> dict[str, Any]:
             )
     mark = store.fingerprint("model 2 from", source.fingerprint, source.about["tensors"])
     about = source.about | {"fingerprint": mark}
-    if not _is_trained(config, mark):
-        models.save(models.Model(about, source.tensors), config.directory)
+    folder = config.directory / "model"
+    if not _is_trained(folder, mark):
+        models.save(models.Model(about, source.tensors), folder)
     return about
 
 
-_WORDS = {"bands": "the bands", "legend": "the legend", "window": "this many periods a year:"}
+_WORDS = {
+    "bands": "the bands", "legend": "the legend", "window": "this many periods a year:",
+    "strategy": "classify.strategy",
+}  # fmt: skip
