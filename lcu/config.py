@@ -299,6 +299,19 @@ class Train:
     from_model: str = key(
         "Run directory of a trained model to use; empty: train one from the samples.", ""
     )
+    update: str = key(
+        "When years or acquisitions were added: train anew, or go on from the former model (networks).",
+        "retrain",
+        allowed=("retrain", "fine-tune"),
+    )
+    fade: float = key(
+        "fine-tune: years of age in which the weight of a known year's examples falls to 1/e.",
+        3.0,
+        check=_at_least(0.1),
+    )
+    replay: float = key(
+        "fine-tune: examples of known years for each one of what is new.", 1.0, check=_at_least(0)
+    )
     distributed: str = key(
         "What trains networks in parallel.", "auto", allowed=("auto", "horovod", "torch", "none")
     )
@@ -846,6 +859,14 @@ def _network_mistakes(config: Config) -> list[str]:
     if train.carry_state and train.model != "lstm":
         mistakes.append(
             f"train.carry_state: only an lstm has a state, train.model is {train.model}"
+        )
+    if train.update == "fine-tune" and train.model in ("svm", "svm-ensemble", "random-forest"):
+        mistakes.append(
+            f"train.update: only networks can go on from a former model, train.model is {train.model}"
+        )
+    if train.update == "fine-tune" and (train.from_model or train.search):
+        mistakes.append(
+            "train.update: fine-tune goes on from this run's own model; leave out train.from_model and train.search"
         )
     if train.change_penalty and train.model in ("svm", "svm-ensemble", "random-forest"):
         mistakes.append(

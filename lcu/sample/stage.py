@@ -40,7 +40,10 @@ NAME = "samples"
 
 @dataclass(frozen=True)
 class Samples:
-    """The table of samples in memory; axes as in `lcu.store.SAMPLES`."""
+    """The table of samples in memory; axes as in `lcu.store.SAMPLES`.
+
+    `made_from` holds for each of `years` the fingerprint of the composites of all tiles.
+    """
 
     series: np.ndarray
     count: np.ndarray
@@ -55,6 +58,7 @@ class Samples:
     split: np.ndarray
     tiles: tuple[str, ...]
     years: tuple[int, ...]
+    made_from: tuple[str, ...]
     fingerprint: str
 
     @classmethod
@@ -68,9 +72,11 @@ class Samples:
                 values = {dataset.name: file[dataset.name][()] for dataset in SAMPLES}
                 tiles = tuple(file.attrs["tiles"].split(", "))
                 years = tuple(int(year) for year in file.attrs["years"])
+                made_from = tuple(map(str, file.attrs["made_from"]))
                 return cls(
-                    **values, tiles=tiles, years=years, fingerprint=file.attrs["fingerprint"]
-                )
+                    **values, tiles=tiles, years=years, made_from=made_from,
+                    fingerprint=file.attrs["fingerprint"],
+                )  # fmt: skip
         except (OSError, KeyError) as error:
             raise store.StoreError(
                 f"{path} cannot be read ({error}); remove it and run `sample` again"
@@ -117,7 +123,7 @@ def _mark(config: Config, composites: Composites) -> str:
     classes = [(entry.value, entry.name, entry.codes) for entry in config.legend.classes]
     read = [composites.fingerprint(tile) for tile in composites.tiles]
     return store.fingerprint(
-        "samples 2", table["sample"], table["run"]["seed"], files, classes, read
+        "samples 3", table["sample"], table["run"]["seed"], files, classes, read
     )
 
 
@@ -291,6 +297,10 @@ def _attributes(
         "bands": ", ".join(composites.bands),
         "periods": ", ".join(f"{period.start}/{period.end}" for period in composites.periods),
         "years": np.array(config.archive.years, np.int32),
+        "made_from": [
+            store.fingerprint([composites.marks[tile.id, year] for tile in tiles])
+            for year in config.archive.years
+        ],
         "class_values": config.legend.values,
         "class_names": ", ".join(config.legend.names),
         "old_map_area": areas,

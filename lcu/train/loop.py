@@ -300,6 +300,13 @@ def predicted(network: Network, data: Examples, comm: MPI.Comm) -> np.ndarray:
     )
 
 
+def score(network: Network, checked: Examples, comm: MPI.Comm) -> float:
+    """Return the macro F1 of the validation samples; -1 where there are none."""
+    found = predicted(network, checked, comm)
+    value = macro_f1(error_matrix(checked.label, found, network.head.out_features))
+    return value if math.isfinite(value) else -1.0
+
+
 def error_matrix(label: Tensor, found: np.ndarray, classes: int) -> np.ndarray:
     """Return counts [map, reference] of the labelled examples and years."""
     reference = label.cpu().numpy()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from lcu.config import Config
-from lcu.grid import day_number, positions_of_year, stretches
+from lcu.grid import day_number, periods_of_year, positions_of_year, stretches
 from lcu.legend import NODATA
 
 
@@ -77,7 +77,9 @@ class Cut:
     def _shifted(cls, config: Config, years: Sequence[int]) -> Cut:
         """Return the windows that share a period with one of the years.
 
-        They begin at the first period and move by `classify.step`; the last one ends with the series.
+        They begin at the first period and move by `classify.step`; the last one ends with the series. In a window as
+        long as a year the periods stand in the order of the seasons, wherever it begins: what a model learned of
+        January is asked of January.
         """
         periods, length = config.periods, config.window
         starts = []
@@ -85,6 +87,10 @@ class Cut:
             last = stretch[-1] + 1 - length
             starts += [*range(stretch[0], last, config.step), last]
         positions = np.array(starts)[:, None] + np.arange(length)
+        first_year = [periods[start].start.year for start in starts]
+        season = [(period.start.month, period.start.day) for period in periods]
+        if length == len(periods_of_year(years[0], config.period)):
+            positions = np.array([sorted(own, key=season.__getitem__) for own in positions])
         year_of = np.array([period.start.year for period in periods])[positions]
         shared = np.stack([(year_of == year).sum(axis=1) for year in years])
         reaching = shared.any(axis=0)
@@ -92,7 +98,7 @@ class Cut:
         return cls(
             tuple(years),
             positions[reaching],
-            _new_year(year_of[reaching, 0]),
+            _new_year(np.array(first_year)[reaching]),
             (shared / shared.sum(axis=1, keepdims=True)).astype(np.float32),
         )
 

@@ -20,7 +20,7 @@ from lcu.legend import NODATA
 from lcu.ranks import on_root, together
 from lcu.sample import Samples
 from lcu.sample.draw import TEST, TRAINING
-from lcu.train import checkpoint, deep, yearly
+from lcu.train import checkpoint, deep, update, yearly
 from lcu.train import model as models
 from lcu.train.loop import TrainError
 from lcu.train.networks import NETWORKS
@@ -56,11 +56,18 @@ def _trained(
     table, strategy = config.table(), config.classify.strategy
     keys = {name: value for name, value in table["train"].items() if name != "distributed"}
     cut = [config.window, config.step] if strategy == "shifted-window" else []
+    former = None
+    if config.train.update == "fine-tune":
+        former = on_root(comm, "looking for a former model", update.former_model, folder, samples)
+    if former is None:
+        for name in ("update", "fade", "replay"):
+            del keys[name]
     mark = store.fingerprint(
-        "model 3", keys, table["run"]["seed"], samples.fingerprint, strategy, cut
-    )
+        "model 3", keys, table["run"]["seed"], samples.fingerprint, strategy, cut,
+        former and former.fingerprint,
+    )  # fmt: skip
     if not on_root(comm, "looking for a model", _is_trained, folder, mark):
-        _train(config, comm, samples, folder, mark, report)
+        _train(config, comm, samples, folder, former, mark, report)
     return on_root(comm, "reading the model", models.read, folder)
 
 
@@ -71,6 +78,9 @@ def summary(about: dict[str, Any]) -> str:
         for years, entry in about["scores"].items()
     )
     text = f"{about['model']}, agreement with the old map on test polygons: {scores}"
+    if "former" in about:
+        before, after = (_macro_f1(about["known_years"][when]) for when in ("before", "after"))
+        text += f"; went on from the former model: macro F1 of the years it knew {before} before, {after} after"
     left_out = [
         entry["name"] for entry in about["legend"] if entry["value"] not in about["classes"]
     ]
@@ -81,14 +91,19 @@ def summary(about: dict[str, Any]) -> str:
     )
 
 
+def _macro_f1(scores: dict[str, dict[str, float]]) -> str:
+    return f"{np.mean([entry['f1'] for entry in scores.values()]):.3f}" if scores else "-"
+
+
 def _is_trained(folder: Path, mark: str) -> bool:
     path = folder / "model.json"
     return path.exists() and store.read_json(path, "train").get("fingerprint") == mark
 
 
 def _train(
-    config: Config, comm: MPI.Comm, samples: Samples, folder: Path, mark: str, report: Any
-) -> None:
+    config: Config, comm: MPI.Comm, samples: Samples, folder: Path, former: models.Model | None, mark: str,
+    report: Any,
+) -> None:  # fmt: skip
     with together(comm, "looking at the samples"):
         classes = learnable(samples, is_network=config.train.model in NETWORKS)
         if len(classes) < 2:
@@ -96,11 +111,17 @@ def _train(
                 f"{len(classes)} class has at least {FEWEST_SAMPLES} samples; a model needs two. Look at "
                 "what the sample stage kept (sample.erosion, sample.per_class, sample.legend)"
             )
+        about = _about(config, samples, mark)
+        if former is not None:
+            same = ("model", "strategy", "bands", "window", "legend")
+            update.check(former, {name: about[name] for name in same}, classes)
+            classes = former.about["classes"]
+            about["former"] = former.fingerprint
     if config.train.model in NETWORKS:
-        own, tensors = deep.train(config, comm, samples, classes, folder, mark, report)
+        own, tensors = deep.train(config, comm, samples, classes, folder, former, mark, report)
     else:
         own, tensors = yearly.train(config, comm, samples, classes, report)
-    about = _about(config, samples.fingerprint, mark) | {"classes": classes} | own
+    about |= {"classes": classes} | own
     on_root(comm, "writing the model", models.save, models.Model(about, tensors), folder)
     on_root(comm, "removing checkpoints", checkpoint.forget, folder)
 
@@ -121,7 +142,7 @@ def learnable(samples: Samples, *, is_network: bool) -> list[int]:
     ]
 
 
-def _about(config: Config, samples: str, mark: str) -> dict[str, Any]:
+def _about(config: Config, samples: Samples, mark: str) -> dict[str, Any]:
     return {
         "model": config.train.model,
         "strategy": config.classify.strategy,
@@ -133,7 +154,8 @@ def _about(config: Config, samples: str, mark: str) -> dict[str, Any]:
             {"value": entry.value, "name": entry.name, "colour": entry.colour}
             for entry in config.legend.classes
         ],
-        "samples": samples,
+        "samples": samples.fingerprint,
+        "made_from": dict(zip(map(str, samples.years), samples.made_from, strict=True)),
         "configuration": provenance(config),
         "versions": {
             "lcu": lcu.__version__,
