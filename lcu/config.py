@@ -456,7 +456,11 @@ class Assess:
 class Publish:
     """Maps for people and other software."""
 
-    version: int = key("Version of the maps, part of every file name.", 1, check=_between(1, 99))
+    version: int | None = key(
+        "Version of the maps, part of every file name; none: 1, and the next one whenever the maps have changed.",
+        None,
+        check=_between(1, 99),
+    )
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,12 @@ def assess(config: Config, comm: MPI.Comm, report: Report) -> Result:
 
     maps = on_root(comm, "opening the maps", Maps.open, config)
     old = _old_map(config, comm, maps)
-    failures = stage.run(config, comm, maps.tiles, maps.land_cover, old)
+    failures = stage.run(
+        config, comm, maps.tiles, maps.land_cover, old,
+        made_from=lambda year: store.fingerprint(
+            [maps.fingerprint(tile, year, "MAP") for tile in maps.tiles]
+        ),
+    )  # fmt: skip
     return Result(failures, f"in {config.directory / 'assessment'}")
 
 

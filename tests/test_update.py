@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from lcu.sample import Samples
 from lcu.train import load, update
 from lcu.train.deep import prepare
 from lcu.train.series import Cut
-from tests.conftest import Mpirun, lcu
+from tests.conftest import LIMIT, Mpirun, lcu
 from tests.test_deep import CONFIG, COUNT, another, write_samples
 
 GROWN = ("archive.years=[2018, 2019, 2020]", "train.update=fine-tune")
@@ -136,3 +137,67 @@ def test_models_that_are_fitted_cannot_go_on(tmp_path: Path) -> None:
     ):
         with pytest.raises(configuration.ConfigError, match=named):
             configuration.load(tmp_path / "run.toml", [*sets, "train.update=fine-tune"])
+
+
+# --- a year added to a run ------------------------------------------------------------------------
+
+NETWORK = ("train.model=tempcnn", "train.hidden=16", "train.epochs=3", "train.update=fine-tune")
+
+
+def written(folder: Path) -> dict[str, int]:
+    """Return when each finished file of a run was written."""
+    kinds = ("composites", "samples", "model", "probabilities", "consistent", "maps")
+    return {
+        str(path.relative_to(folder)): path.stat().st_mtime_ns
+        for kind in kinds
+        for path in (folder / kind).rglob("*")
+        if path.suffix in (".h5", ".pt", ".tif")
+    }
+
+
+@pytest.mark.timeout(3 * LIMIT)
+def test_a_year_more_makes_only_what_is_new_and_what_was_published_stays(
+    landscape: Path, mpirun: Mpirun
+) -> None:
+    sets = ("run.directory=run-growing", 'archive.tiles=["32TPS"]', *NETWORK)
+    folder = landscape / "run-growing"
+    stages = ("composite", "sample", "train", "classify", "assess", "publish")
+    for stage in stages:
+        lcu(mpirun, 1, stage, landscape, *sets, "archive.years=[2018]")
+    first = written(folder)
+    kept = {name: (folder / name).read_bytes() for name in first if name.startswith("maps/")}
+    said = "".join(lcu(mpirun, 1, stage, landscape, *sets) for stage in stages)
+    then = written(folder)
+    new = {name for name in then if then[name] != first.get(name)}
+    assert "composites/32TPS/2018/r00000_c00000.h5" not in new
+    # Counted: one year of composites; everything that follows from the new model, once.
+    count = Counter(name.split("/")[0] for name in new if name != "composites/32TPS.h5")
+    assert count == {
+        "composites": 1,
+        "samples": 1,
+        "model": 2,
+        "probabilities": 2,
+        "consistent": 2,
+        "maps": 13,
+    }
+    assert all((folder / name).read_bytes() == content for name, content in kept.items())
+    assert all("_V02." in name for name in new if name.startswith("maps/"))
+    accuracy = json.loads((folder / "assessment" / "accuracy_S2018.json").read_text())
+    assert set(accuracy["before"]["classes"]) == set(accuracy["classes"])
+    assert "2018 before -> after: accuracy" in said and "went on from the former model" in said
+    items = {
+        number: json.loads((folder / "stac" / f"LCU_LC_S2018_R10m_32TPS_32632_V{number:02d}.json").read_text())
+        for number in (1, 2)
+    }  # fmt: skip
+    links = {
+        number: {link["rel"]: link["href"] for link in item["links"]}
+        for number, item in items.items()
+    }
+    assert links[2]["predecessor-version"] == "./LCU_LC_S2018_R10m_32TPS_32632_V01.json"
+    assert links[1]["successor-version"] == "./LCU_LC_S2018_R10m_32TPS_32632_V02.json"
+    assert items[1]["properties"]["deprecated"] is True
+    # The same once more: nothing is made anew, and the number stays.
+    lcu(mpirun, 1, "publish", landscape, *sets)
+    assert written(folder) == then
+    said = lcu(mpirun, 1, "publish", landscape, *sets, "publish.version=1", code=2)
+    assert "publish.version: other maps were published as 1" in said

@@ -14,7 +14,7 @@ import numpy as np
 from mpi4py import MPI
 
 from lcu import ranks
-from lcu.assess import points, tables
+from lcu.assess import points, revision, tables
 from lcu.assess.matrix import accuracies, error_matrix
 from lcu.assess.reference import RasterReference, close_rasters
 from lcu.config import Config
@@ -35,6 +35,8 @@ def run(
     maps: Maps,
     old: OldMap,
     say: Callable[[str], Any] = print,
+    *,
+    made_from: Callable[[int], str] = lambda year: "",
 ) -> list[Failure]:
     """Assess the maps of a run and, beside them, the old map. Collective.
 
@@ -46,6 +48,9 @@ def run(
         The old map in class values; 255 where it has no class of the legend.
     say : callable
         Prints the tables; called on rank 0 alone.
+    made_from : callable (year) -> str
+        What the maps of a year are made from: where it is another than last time, the accuracies of last time are
+        reported beside the new ones.
 
     Returns
     -------
@@ -65,7 +70,9 @@ def run(
                 results[year][reference.kind] = result
             else:
                 results[year] = result
-    ranks.on_root(comm, "writing the accuracies", _publish, config, references, results, say)
+    ranks.on_root(
+        comm, "writing the accuracies", _publish, config, references, results, say, made_from
+    )
     return failures
 
 
@@ -278,14 +285,22 @@ def _with_matrix(matrix: np.ndarray, legend: Legend) -> dict[str, Any]:
 
 
 def _publish(
-    config: Config, references: list[Any], results: dict[int, dict[str, Any]], say: Callable
-) -> None:
+    config: Config, references: list[Any], results: dict[int, dict[str, Any]], say: Callable,
+    made_from: Callable[[int], str],
+) -> None:  # fmt: skip
     """Write the files and print the tables; rank 0 alone."""
     if not references:
         say("assess: no reference and no points are configured: nothing to compare with")
         return
     folder = config.directory / "assessment"
+    results = {
+        year: revision.beside_former(folder / f"accuracy_S{year}.json", result, made_from(year))
+        for year, result in results.items()
+    }
     for year, result in results.items():
         tables.write(folder, year, result, config.legend)
     if results:
         say(tables.summary(results))
+    revised = revision.summary(results)
+    if revised:
+        say(revised)

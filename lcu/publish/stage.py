@@ -18,7 +18,7 @@ from lcu.composite import Origin
 from lcu.config import Config
 from lcu.grid import Block, Tile
 from lcu.projection import in_metres
-from lcu.publish import areas, catalogue, curves, geotiff, mosaic, preview, report, styles
+from lcu.publish import areas, catalogue, curves, geotiff, mosaic, preview, report, styles, versions
 from lcu.publish.samples import draw_profiles, draw_samples
 from lcu.ranks import Failure
 from lcu.sample import Samples
@@ -84,6 +84,14 @@ def run(
         for year in config.archive.years
         for layer in layers_of(config, year)
     ]
+    marks = [fingerprint(tile.id, *rest) for tile, *rest in products] if fingerprint else []
+    config = ranks.on_root(
+        comm,
+        "settling the version",
+        versions.settle,
+        config,
+        store.fingerprint("publication 1", marks),
+    )
     written, failed = _each(
         ranks.mine(products, comm, lambda unit: COST[unit[2]]),
         lambda unit: _write_product(config, *unit, layers, fingerprint),
