@@ -70,7 +70,7 @@ perf: env
 
 tables: env
 	@$(enter); $(python) perf/clouds.py; $(python) perf/purity.py --seeds 5; \
-	$(python) perf/usefulness.py --seeds 5; $(python) perf/consistency.py --seeds 3
+	$(python) perf/usefulness.py --seeds 5; $(python) perf/consistency.py --seeds 1 2 3
 
 lint: env
 	@.venv/bin/ruff check .

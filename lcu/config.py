@@ -299,6 +299,19 @@ class Train:
     from_model: str = key(
         "Run directory of a trained model to use; empty: train one from the samples.", ""
     )
+    update: str = key(
+        "When years or acquisitions were added: train anew, or go on from the former model (networks).",
+        "retrain",
+        allowed=("retrain", "fine-tune"),
+    )
+    fade: float = key(
+        "fine-tune: years of age in which the weight of a known year's examples falls to 1/e.",
+        3.0,
+        check=_at_least(0.1),
+    )
+    replay: float = key(
+        "fine-tune: examples of known years for each one of what is new.", 1.0, check=_at_least(0)
+    )
     distributed: str = key(
         "What trains networks in parallel.", "auto", allowed=("auto", "horovod", "torch", "none")
     )
@@ -337,6 +350,11 @@ class Train:
     bidirectional: bool = key("lstm: read forward and backward.", True)
     carry_state: bool = key(
         "lstm: read all years of a pixel in one go; else every year for itself.", False
+    )
+    change_penalty: float = key(
+        "Networks: weight of the penalty on scores that change between years while the series does not; 0: none.",
+        0.0,
+        check=_at_least(0),
     )
     epochs: int = key("Networks: most passes over the samples.", 40, check=_at_least(1))
     patience: int = key(
@@ -385,7 +403,20 @@ class Train:
 class Classify:
     """From a model to maps."""
 
-    strategy: str = key("How the years are mapped.", "yearly", allowed=("yearly",))
+    strategy: str = key(
+        "How the years are mapped: by themselves, by a model of the pixels that are stable in all years, or by "
+        "windows that are shifted along the series.",
+        "yearly",
+        allowed=("yearly", "multi-year", "shifted-window"),
+    )
+    window: int | None = key(
+        "shifted-window: periods in a window; none: those of a year.", None, check=_at_least(1)
+    )
+    step: int | None = key(
+        "shifted-window: periods from one window to the next; none: half a window.",
+        None,
+        check=_at_least(1),
+    )
     years: str = key(
         "How the maps of the years are made consistent: a hidden Markov model, the rule of CLC+, or not.",
         "hmm",
@@ -470,7 +501,11 @@ class Assess:
 class Publish:
     """Maps for people and other software."""
 
-    version: int = key("Version of the maps, part of every file name.", 1, check=_between(1, 99))
+    version: int | None = key(
+        "Version of the maps, part of every file name; none: 1, and the next one whenever the maps have changed.",
+        None,
+        check=_between(1, 99),
+    )
     change_polygons: bool = key(
         "Whether the changes of each tile are published as polygons too (GeoPackage).", False
     )
@@ -537,6 +572,16 @@ class Config:
     def periods(self) -> list[grid.Period]:
         """Every period of the run, in time."""
         return grid.periods_of_run(self.archive.years, self.period, self.margin)
+
+    @property
+    def window(self) -> int:
+        """Periods in a shifted window."""
+        return self.classify.window or len(grid.periods_of_year(self.archive.years[0], self.period))
+
+    @property
+    def step(self) -> int:
+        """Periods from one shifted window to the next."""
+        return self.classify.step or max(1, self.window // 2)
 
     @property
     def legend(self) -> legend.Legend:
@@ -783,8 +828,49 @@ def _impossible(config: Config) -> list[str]:
     if config.simulate and config.archive.kind != "safe":
         mistakes.append("archive.kind: a simulated archive holds SAFE products, expected 'safe'")
     return (
-        mistakes + _retrieve_mistakes(config) + _network_mistakes(config) + _legend_mistakes(config)
+        mistakes
+        + _strategy_mistakes(config)
+        + _retrieve_mistakes(config)
+        + _network_mistakes(config)
+        + _legend_mistakes(config)
     )
+
+
+def _strategy_mistakes(config: Config) -> list[str]:
+    classify, mistakes = config.classify, []
+    if classify.strategy == "multi-year" and len(config.archive.years) < 2:
+        mistakes.append(
+            "classify.strategy: multi-year looks for pixels that are stable over the years; name two at least in "
+            f"archive.years, found {list(config.archive.years)}"
+        )
+    if classify.strategy != "shifted-window":
+        given = [name for name in ("window", "step") if getattr(classify, name) is not None]
+        mistakes += [
+            f"classify.{name}: only shifted-window has windows, classify.strategy is {classify.strategy}"
+            for name in given
+        ]
+        return mistakes
+    if config.train.carry_state:
+        mistakes.append(
+            "train.carry_state: the windows of shifted-window overlap, so no state can go from one to the next"
+        )
+    if config.train.change_penalty:
+        mistakes.append(
+            "train.change_penalty: compares successive years season by season, which shifted windows are not"
+        )
+    if not config.archive.years:
+        return mistakes
+    if config.step > config.window:
+        mistakes.append(
+            f"classify.step: must not be larger than the window of {config.window} periods, found {config.step}"
+        )
+    shortest = min(map(len, grid.stretches(config.periods)))
+    if config.window > shortest:
+        mistakes.append(
+            f"classify.window: {config.window} periods are more than the {shortest} that follow each other in "
+            "archive.years"
+        )
+    return mistakes
 
 
 def _retrieve_mistakes(config: Config) -> list[str]:
@@ -825,6 +911,18 @@ def _network_mistakes(config: Config) -> list[str]:
     if train.carry_state and train.model != "lstm":
         mistakes.append(
             f"train.carry_state: only an lstm has a state, train.model is {train.model}"
+        )
+    if train.update == "fine-tune" and train.model in ("svm", "svm-ensemble", "random-forest"):
+        mistakes.append(
+            f"train.update: only networks can go on from a former model, train.model is {train.model}"
+        )
+    if train.update == "fine-tune" and (train.from_model or train.search):
+        mistakes.append(
+            "train.update: fine-tune goes on from this run's own model; leave out train.from_model and train.search"
+        )
+    if train.change_penalty and train.model in ("svm", "svm-ensemble", "random-forest"):
+        mistakes.append(
+            f"train.change_penalty: only networks have a penalty, train.model is {train.model}"
         )
     return mistakes
 

@@ -235,3 +235,13 @@ def positions_of_year(
     """Return where the periods that describe `year` (its margins included) stand in `periods`."""
     wanted = set(_around(year, step, margin))
     return [index for index, period in enumerate(periods) if period in wanted]
+
+
+def stretches(periods: Sequence[Period]) -> list[list[int]]:
+    """Return the positions of the periods in runs that follow each other without a gap."""
+    found: list[list[int]] = []
+    for position, period in enumerate(periods):
+        if position == 0 or periods[position - 1].end != period.start:
+            found.append([])
+        found[-1].append(position)
+    return found

@@ -127,7 +127,12 @@ def assess(config: Config, comm: MPI.Comm, report: Report) -> Result:
     sources = stage.Sources(
         maps.land_cover, old, maps.probability, majority, model.get("temperature")
     )
-    failures = stage.run(config, comm, maps.tiles, sources)
+    failures = stage.run(
+        config, comm, maps.tiles, sources,
+        made_from=lambda year: store.fingerprint(
+            [maps.fingerprint(tile, year, "MAP") for tile in maps.tiles]
+        ),
+    )  # fmt: skip
     return Result(failures, f"in {config.directory / 'assessment'}")
 
 
@@ -325,9 +330,7 @@ def _end(config: Config, comm: MPI.Comm) -> int:
     return 1
 
 
-def plan(
-    config: Config, comm: MPI.Comm, nodes: Sequence[int] = (), ranks_per_node: int = 1
-) -> int:
+def plan(config: Config, comm: MPI.Comm, nodes: Sequence[int] = (), ranks_per_node: int = 1) -> int:
     """Print what would run: units, memory per rank, bytes on disk, what is done already; and how long on `nodes`."""
     from lcu import composite as stage
 
@@ -360,7 +363,9 @@ def _plan_nodes(config: Config, comm: MPI.Comm, nodes: int, ranks_per_node: int)
     from lcu import acquisition, composite, forecast
 
     ranks = nodes * ranks_per_node
-    measured = on_root(comm, "reading the rates", store.read_json, _calibration(config), "calibrate")
+    measured = on_root(
+        comm, "reading the rates", store.read_json, _calibration(config), "calibrate"
+    )
     rates = {name: forecast.Rate(**values) for name, values in measured["rates"].items()}
     found, tiles, _ = acquisition.find(config, comm)
     memory = max(row["memory"] for row in composite.plan(config, comm, ranks))
@@ -418,8 +423,14 @@ def calibrate(config: Config, comm: MPI.Comm) -> int:
         "software": f"lcu {lcu.__version__}",
     })  # fmt: skip
     for name, rate in rates.items():
-        _say(comm, f"{name:<10} {rate.fixed:8.2f} s and {rate.speed:10.4g} units of work a second and rank")
-    _say(comm, f"{_calibration(config)}; now: python -m lcu.main plan CONFIG --nodes N --ranks-per-node R")
+        _say(
+            comm,
+            f"{name:<10} {rate.fixed:8.2f} s and {rate.speed:10.4g} units of work a second and rank",
+        )
+    _say(
+        comm,
+        f"{_calibration(config)}; now: python -m lcu.main plan CONFIG --nodes N --ranks-per-node R",
+    )
     return 0
 
 
@@ -444,7 +455,9 @@ def _measured(config: Config, comm: MPI.Comm) -> dict[str, float]:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
             code = run(changed, comm, names)
         if code:
-            raise ConfigError(f"calibrate: {', '.join(names)} failed; look into {config.directory / 'log'}")
+            raise ConfigError(
+                f"calibrate: {', '.join(names)} failed; look into {config.directory / 'log'}"
+            )
         path = config.directory / "provenance.json"
         return on_root(comm, "reading timings", store.read_json, path, "run")["seconds"]
 

@@ -98,7 +98,9 @@ def main() -> None:
     known = [columns.index(value) for value in model.about["classes"]]
 
     def stage() -> dict:
-        return classify_block(config, composites, model, *read(composites, tile, block, model.reach), years)
+        return classify_block(
+            config, composites, model, *read(composites, tile, block, model.reach), years
+        )
 
     found, said = alone(), stage()
     for position, year in enumerate(years):

@@ -1,10 +1,12 @@
-"""What each step of consistency does where the truth is known: the table of `docs/consistency.md`.
+"""What each strategy and each step of consistency does where the truth is known: the table of `docs/consistency.md`.
 
-    python perf/consistency.py --seeds 3 --years 3 6
+    python perf/consistency.py --seeds 1 2 3 --years 3 6
+    python perf/consistency.py --seeds 4 --years 6 --only svm tempcnn
 
-Every seed is a landscape of its own: simulated, sampled and classified once by the chain, over the most years that are
-asked for. Each step alone and all together then work on the probabilities that the chain stored; of fewer years the
-first ones are taken. The truth is read here only. Every figure goes to `results/consistency.csv`.
+Every seed is a landscape of its own: simulated, composited and sampled once a number of years; the first years are
+taken where there are more. Each way of training and classifying (`WAYS`) has probabilities of its own, on which the
+steps work (`STEPS`; the default way has all of them, the others the map of each year alone and the default chain). The
+truth is read here only. Every figure goes to `results/consistency.csv`; a run of all ways also writes the page.
 
 Change is a change of class between successive years, pooled over pairs of years, pixels that are mixed in either year
 left out. A constant map agrees with itself perfectly: agreement stands beside accuracy and the recall of change.
@@ -13,10 +15,13 @@ left out. A constant map agrees with itself perfectly: agreement stands beside a
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import record
@@ -36,7 +41,7 @@ gdal.UseExceptions()
 TABLE = record.ROOT / "perf" / "results" / "consistency.csv"
 PAGE = record.ROOT / "docs" / "consistency.md"
 BEGIN, END = "<!-- consistency: written by perf/consistency.py -->\n", "<!-- end of consistency -->"
-COLUMNS = ("date", "commit", "host", "cpu", "years", "step", "seed", "figure", "value")
+COLUMNS = ("date", "commit", "host", "cpu", "years", "way", "step", "seed", "figure", "value")
 FIRST = 2018
 
 RUN = """
@@ -65,53 +70,91 @@ reference_nomenclature = "value"
 # Probabilities below this are as little: a written 0 would forbid a class for ever.
 LEAST = 0.004
 
+YEARLY, CHAIN = "yearly maps", "chain, smoothing (default)"
 # Step -> keys of [classify]; what stands for itself comes first.
 STEPS = {
-    "yearly maps": None,
+    YEARLY: None,
     "smoothing alone": None,
     "legend's transitions alone": None,
     "rule of CLC+ alone": ("years='clcplus'", "smooth='none'"),
     "estimated chain alone": ("smooth='none'",),
-    "chain, smoothing (default)": (),
+    CHAIN: (),
     "CLC+, smoothing": ("years='clcplus'",),
     "chain, smoothing, old map": ("old_map=true",),
     "chain, smoothing, unit of 0.1 ha": ("minimum_unit=0.1",),
     "all: chain, smoothing, old map, unit of 0.1 ha": ("old_map=true", "minimum_unit=0.1"),
 }  # fmt: skip
 
-
-def chain(config: Path, seed: int) -> None:
-    """Run the chain up to the probabilities."""
-    for stage in ("simulate", "composite", "sample", "train", "classify"):
-        command = [
-            sys.executable,
-            "-m",
-            "lcu.main",
-            stage,
-            str(config),
-            "--set",
-            f"run.seed={seed}",
-        ]
-        subprocess.run(command, cwd=record.ROOT, check=True, capture_output=True)
-
-
-def source_of(path: Path, sets: list[str], years: list[int]) -> consistency.Source:
-    """Return where the probabilities of the first years lie, with other keys of [classify]."""
-    whole = configuration.load(path, sets[:1])
-    composites = Composites.open(whole)
-    marks = marks_of(whole, composites, load_model(whole.directory))
-    config = configuration.load(path, [*sets, f"archive.years={years}"])
-    wanted = {key: mark for key, mark in marks.items() if key[1] in years}
-    return consistency.Source(config, composites.tiles, wanted)
+MULTI, SHIFTED = "classify.strategy='multi-year'", "classify.strategy='shifted-window'"
+PENALTY, CARRIED = "train.change_penalty=1.0", "train.carry_state=true"
+TEMPCNN = ("train.model='tempcnn'", "train.epochs=15", "train.learning_rate=0.002")
+LSTM = ("train.model='lstm'", "train.epochs=12", "train.hidden=32", "train.learning_rate=0.004")
+# Way of training and classifying -> keys. The first is the default and has every step.
+WAYS = {
+    "svm": (),
+    "svm, multi-year": (MULTI,),
+    "svm, shifted windows": (SHIFTED,),
+    "tempcnn": TEMPCNN,
+    "tempcnn, penalty": (*TEMPCNN, PENALTY),
+    "tempcnn, multi-year": (*TEMPCNN, MULTI),
+    "tempcnn, multi-year, penalty": (*TEMPCNN, MULTI, PENALTY),
+    "tempcnn, shifted windows": (*TEMPCNN, SHIFTED),
+    "lstm": LSTM,
+    "lstm, carried state": (*LSTM, CARRIED),
+    "lstm, carried state, penalty": (*LSTM, CARRIED, PENALTY),
+    "lstm, carried state, multi-year, penalty": (*LSTM, CARRIED, MULTI, PENALTY),
+}  # fmt: skip
 
 
-def maps(path: Path, seed: int, step: str, years: list[int], tile: str) -> np.ndarray:
+def steps_of(way: str) -> list[str]:
+    """Return the steps that a way is measured with."""
+    return list(STEPS) if way == next(iter(WAYS)) else [YEARLY, CHAIN]
+
+
+def stage(name: str, config: Path, sets: Sequence[str]) -> None:
+    """Run a stage of the chain."""
+    words = [word for text in sets for word in ("--set", text)]
+    command = [sys.executable, "-m", "lcu.main", name, str(config), *words]
+    done = subprocess.run(command, cwd=record.ROOT, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
+
+
+def chain(config: Path, seed: int, years: Sequence[int], way: str) -> list[str]:
+    """Run the chain up to the probabilities of a way; return the keys that it was run with.
+
+    Composites and samples are those of the default way: links to them lie in the run directory.
+    """
+    base = config.parent / f"run-{len(years)}"
+    shared = [f"run.seed={seed}", f"archive.years={list(years)}"]
+    for name in ("composite", "sample"):
+        stage(name, config, [*shared, f"run.directory={base}"])
+    own = config.parent / f"run-{len(years)}-{list(WAYS).index(way)}"
+    own.mkdir(exist_ok=True)
+    if not (own / "samples").exists():
+        (own / "composites").symlink_to(base / "composites")
+        shutil.copytree(base / "samples", own / "samples")
+    sets = [*shared, f"run.directory={own}", *WAYS[way]]
+    for name in ("train", "classify"):
+        stage(name, config, [*sets, "classify.years=none"])
+    return sets
+
+
+def source_of(path: Path, sets: Sequence[str]) -> consistency.Source:
+    """Return where the probabilities lie, with other keys of [classify]."""
+    config = configuration.load(path, sets)
+    composites = Composites.open(config)
+    marks = marks_of(config, composites, load_model(config.directory))
+    return consistency.Source(config, composites.tiles, marks)
+
+
+def maps(path: Path, sets: Sequence[str], step: str, tile: str) -> np.ndarray:
     """Return the class values of a step, uint8 [year, y, x]."""
     keys = STEPS[step]
-    sets = [f"run.seed={seed}", *(f"classify.{key}" for key in keys or ())]
+    own = [f"classify.{key}" for key in keys or ()]
     if keys is None and step != "smoothing alone":
-        sets.append("classify.smooth='none'")
-    source = source_of(path, sets, years)
+        own.append("classify.smooth='none'")
+    source = source_of(path, [*sets, *own])
     values, whole = source.config.legend.values, source.tiles[tile].grid.whole
     if keys is None:
         probability = np.nan_to_num(source.probability(tile, whole), nan=1.0)
@@ -121,10 +164,10 @@ def maps(path: Path, seed: int, step: str, years: list[int], tile: str) -> np.nd
         return values[most_likely_years(np.maximum(probability, np.float32(LEAST)), step_matrix)]
     about = consistency.estimate(source, MPI.COMM_SELF)
     found = consistency.decide(source, about, tile, whole, consistency.read(source, tile, whole))
-    return np.stack([found[year][LAND_COVER] for year in years])
+    return np.stack([found[year][LAND_COVER] for year in source.years])
 
 
-def truth(config: Config, tile: str, years: list[int]) -> tuple[np.ndarray, np.ndarray]:
+def truth(config: Config, tile: str, years: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Return the true class values and what is mixed, uint8 [year, y, x] each."""
     names = [config.assess.reference.format(tile=tile, year=year) for year in years]
     read = (names, [name.replace("_class", "_mixed") for name in names])
@@ -187,14 +230,14 @@ def table(rows: list[dict[str, str]], years: int) -> str:
     seeds = sorted({row["seed"] for row in own})
     lines = [
         f"**{years} years, {len(seeds)} seeds.**\n",
-        "| step | accuracy by year | macro F1 by year | agreement (true) | change: precision | recall | F1 "
+        "| way | step | accuracy by year | macro F1 by year | agreement (true) | change: precision | recall | F1 "
         "| false change | F1 last pair | from-to right | F1 mixed pixels |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for step in dict.fromkeys(row["step"] for row in own):
+    for way, step in dict.fromkeys((row["way"], row["step"]) for row in own):
         values: dict[str, list[float]] = {}
         for row in own:
-            if row["step"] == step:
+            if (row["way"], row["step"]) == (way, step):
                 values.setdefault(row["figure"], []).append(float(row["value"]))
         mean = {name: float(np.mean(each)) for name, each in values.items()}
         total = {name: sum(each) for name, each in values.items()}
@@ -205,11 +248,28 @@ def table(rows: list[dict[str, str]], years: int) -> str:
         precision, recall, score, false = ratios(total, "all")
         right = total["all from-to"] / max(total["all hit"] + total["all missed"], 1)
         lines.append(
-            f"| {step} | {' | '.join(by_year)} | {mean['agreement']:.3f} ({mean['true agreement']:.3f}) "
+            f"| {way} | {step} | {' | '.join(by_year)} | {mean['agreement']:.3f} ({mean['true agreement']:.3f}) "
             f"| {precision:.3f} | {recall:.3f} | **{score:.3f}** | {100 * false:.3f} % "
             f"| {ratios(total, 'last')[2]:.3f} | {right:.3f} | {ratios(total, 'mixed')[2]:.3f} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def measure(path: Path, seed: int, years: Sequence[int], way: str) -> list[dict[str, Any]]:
+    """Return a row for each step and figure of a way on one landscape."""
+    sets = chain(path, seed, years, way)
+    config = configuration.load(path)
+    tile = config.simulate.tiles[0]
+    true, mixed = truth(config, tile, years)
+    rows = []
+    for step in steps_of(way):
+        found = figures(maps(path, sets, step, tile), true, mixed)
+        own = {"years": len(years), "way": way, "step": step, "seed": seed}
+        rows += [own | {"figure": name, "value": f"{value:.6g}"} for name, value in found.items()]
+        said = " ".join(f"{value:.4f}" for value in ratios(found, "all"))
+        accuracy = np.mean([found[f"accuracy {n + 1}"] for n in range(len(years))])
+        print(seed, len(years), way, "|", step, "|", said, f"| {accuracy:.4f}", flush=True)
+    return rows
 
 
 def main() -> None:
@@ -217,8 +277,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--years", type=int, nargs="+", default=[3, 6])
+    parser.add_argument("--only", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument(
         "--folder", type=Path, help="keep the archives and runs here, and use what is there"
     )
@@ -226,31 +287,18 @@ def main() -> None:
     shared, rows = record.provenance(), []
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
-        for seed in range(1, options.seeds + 1):
+        for seed in options.seeds:
             path = folder / f"seed-{seed}" / "run.toml"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(RUN.format(years=list(range(FIRST, FIRST + max(options.years)))))
-            chain(path, seed)
+            stage("simulate", path, [f"run.seed={seed}"])
             for count in options.years:
-                years = list(range(FIRST, FIRST + count))
-                config = configuration.load(path)
-                tile = config.simulate.tiles[0]
-                true, mixed = truth(config, tile, years)
-                for step in STEPS:
-                    found = figures(maps(path, seed, step, years, tile), true, mixed)
-                    own = {"years": count, "step": step, "seed": seed}
-                    rows += [
-                        shared | own | {"figure": name, "value": f"{value:.6g}"}
-                        for name, value in found.items()
-                    ]
-                    print(
-                        seed,
-                        count,
-                        step,
-                        " ".join(f"{x:.3f}" for x in ratios(found, "all")),
-                        flush=True,
-                    )
+                for way in options.only:
+                    rows += measure(path, seed, range(FIRST, FIRST + count), way)
+    rows = [shared | row for row in rows]
     record.append(TABLE, rows, COLUMNS)
+    if options.only != list(WAYS):
+        return
     written = [{name: str(value) for name, value in row.items()} for row in rows]
     text = PAGE.read_text()
     begin = text.index(BEGIN) + len(BEGIN)

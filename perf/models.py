@@ -35,7 +35,16 @@ gdal.UseExceptions()
 
 TABLE = record.ROOT / "perf" / "results" / "models.csv"
 COLUMNS = ("date", "commit", "host", "cpu", "case", "model", "seed", "year", "figure", "value")
-MODELS = ("svm", "svm-ensemble", "random-forest", "lstm", "transformer", "tempcnn", "ltae", "convlstm")
+MODELS = (
+    "svm",
+    "svm-ensemble",
+    "random-forest",
+    "lstm",
+    "transformer",
+    "tempcnn",
+    "ltae",
+    "convlstm",
+)
 
 # What else can be compared: name -> overrides.
 VARIANTS = {name: (f"train.model={name}",) for name in MODELS} | {

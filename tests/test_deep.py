@@ -53,28 +53,31 @@ COUNT, TIMES, BANDS = 240, 12, 3
 WAIT = 60  # seconds
 
 
-def write_samples(folder: Path, classes: tuple[int, ...], rare: int = 0) -> None:
+def write_samples(
+    folder: Path, classes: tuple[int, ...], rare: int = 0, years: tuple[int, ...] = (2018, 2019)
+) -> None:
     """Write a configuration and a table of samples; the class `rare` has two."""
-    (folder / "run" / "samples").mkdir(parents=True)
+    (folder / "run" / "samples").mkdir(parents=True, exist_ok=True)
     (folder / "run.toml").write_text(CONFIG)
-    config = configuration.load(folder / "run.toml")
+    config = configuration.load(folder / "run.toml", [f"archive.years={list(years)}"])
+    times = len(config.periods)
     random = np.random.default_rng(1)
     number = random.integers(0, len(classes), COUNT)
     label = np.array(classes, np.uint8)[number]
     if rare:
         label[:2] = rare
-    season = np.sin(np.arange(TIMES) / 6 * np.pi)
+    season = np.sin(np.arange(times) / 6 * np.pi)
     series = (
         3000
         + 800 * number[:, None, None] * season[:, None]
-        + random.normal(0, 900, (COUNT, TIMES, BANDS))
+        + random.normal(0, 900, (COUNT, times, BANDS))
     )
     values = {dataset.name: np.zeros(COUNT, dataset.dtype) for dataset in SAMPLES}
     values |= {
         "series": series.clip(1, 9000).astype(np.uint16),
-        "count": np.ones((COUNT, TIMES), np.uint8),
+        "count": np.ones((COUNT, times), np.uint8),
         "day": np.tile(np.array([period.middle for period in config.periods], np.int32), (COUNT, 1)),
-        "label": np.stack([label, label], 1),
+        "label": np.stack([label] * len(years), 1),
         "weight": np.ones(COUNT, np.float32),
         "polygon": np.arange(COUNT) // 4,
         "split": (np.arange(COUNT) // 4 % 5 // 3 * (1 + np.arange(COUNT) // 4 % 2)).astype(np.uint8),
@@ -83,7 +86,9 @@ def write_samples(folder: Path, classes: tuple[int, ...], rare: int = 0) -> None
     with h5py.File(folder / "run" / "samples" / "samples.h5", "w") as file:
         for name, content in values.items():
             file[name] = content
-        file.attrs.update({"tiles": "32TPS", "years": [2018, 2019], "fingerprint": "made up"})
+        file.attrs["tiles"], file.attrs["years"] = "32TPS", years
+        file.attrs["made_from"] = [f"composites of {year}" for year in years]
+        file.attrs["fingerprint"] = f"made up {years}"
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from lcu.train.distributed import Distribution
 from lcu.train.lamb import Lamb
 from lcu.train.layers import Network, encoding
 from lcu.train.loop import Examples, State
+from lcu.train.penalty import difference, penalty, steadiness
 from lcu.train.series import Cut
 
 COMM = MPI.COMM_WORLD
@@ -62,12 +63,14 @@ def examples(
     values *= observed[..., None]
     if name == "convlstm":
         values = values[..., None, None] + random.normal(0, 0.2, (*values.shape, 5, 5))
+    read = torch.from_numpy(values).float(), torch.from_numpy(observed)
+    heavy = torch.from_numpy(weight.astype(np.float32))
     return Examples(
-        torch.from_numpy(values).float(),
-        torch.from_numpy(observed),
+        *read,
         torch.from_numpy(day.astype(np.float32)),
         torch.from_numpy(label),
-        torch.from_numpy(weight.astype(np.float32)),
+        heavy,
+        steadiness(*read, heavy),
     )
 
 
@@ -241,6 +244,50 @@ def test_pieces_of_a_batch_add_up_to_the_batch() -> None:
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-10, atol=0)
 
 
+# --- the penalty on change -------------------------------------------------------------------------
+
+
+def test_the_penalty_agrees_with_its_formula() -> None:
+    data, random = examples(20, years=3), np.random.default_rng(4)
+    scores = random.normal(size=(20, 3, CLASSES))
+    share = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    values, observed, weight = (
+        getattr(data, name).numpy() for name in ("values", "observed", "weight")
+    )
+    apart = np.full((20, 2), np.inf)
+    for n, y in np.ndindex(20, 2):
+        both = observed[n, y] & observed[n, y + 1]
+        if both.any():
+            apart[n, y] = ((values[n, y + 1] - values[n, y])[both] ** 2).mean()
+    np.testing.assert_allclose(difference(data.values, data.observed), apart, rtol=1e-5)
+    usual = np.sort(apart[np.isfinite(apart)])[(np.isfinite(apart).sum() - 1) // 2]
+    heavy = np.maximum(weight[:, 1:], weight[:, :-1])
+    moved = ((share[:, 1:] - share[:, :-1]) ** 2).sum(-1)
+    expected = (heavy * np.exp(-apart / usual) * moved).sum()
+    found = penalty(torch.from_numpy(scores), data.steady.double())
+    assert found.item() == pytest.approx(expected, rel=1e-5) and expected > 0
+
+
+def test_one_year_costs_no_change() -> None:
+    data = examples(years=1)
+    assert data.steady.shape == (75, 0)
+    net = network(settings("ltae")).eval()
+    free, penalised = (
+        loop.summed_loss(net, data, settings("ltae", change_penalty=weight))
+        for weight in (0.0, 100.0)
+    )
+    assert free == penalised
+
+
+def test_a_series_that_moved_far_may_change_its_class_for_nothing() -> None:
+    values = torch.zeros(5, 2, 4, 1)
+    values[:4, 1] = 0.1
+    values[4, 1] = 3.0
+    steady = steadiness(values, torch.ones(5, 2, 4, dtype=torch.bool), torch.ones(5, 2))
+    np.testing.assert_allclose(steady[:4, 0], np.exp(-1), rtol=1e-5)
+    assert steady[4, 0] < 1e-6
+
+
 # --- many ranks -----------------------------------------------------------------------------------
 
 
@@ -280,6 +327,16 @@ def test_ranks_share_a_batch_as_one_rank_reads_it(
     alone = steps(train, data, Distribution(device=parallel.device), dtype)
     shared = steps(train, data, parallel, dtype)
     torch.testing.assert_close(shared, alone, rtol=tolerance, atol=0)
+
+
+@pytest.mark.mpi
+def test_the_penalty_on_change_is_shared_by_ranks_like_the_loss(parallel: Distribution) -> None:
+    train, data = settings("tempcnn", change_penalty=2.0), examples(years=3)
+    alone = steps(train, data, Distribution(device=parallel.device), torch.float64)
+    shared = steps(train, data, parallel, torch.float64)
+    torch.testing.assert_close(shared, alone, rtol=1e-10, atol=0)
+    free = steps(replace(train, change_penalty=0.0), data, parallel, torch.float64)
+    assert (shared[0] > free[0] + 1e-4).item()
 
 
 @pytest.mark.mpi

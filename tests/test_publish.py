@@ -539,6 +539,7 @@ def samples_of(classes, clusters):
         split=np.zeros(count, np.uint8),
         tiles=("31UFT",),
         years=(2018,),
+        made_from=("",),
         fingerprint="",
     )
 

@@ -152,7 +152,7 @@ def test_a_class_that_the_model_does_not_know_is_never_predicted() -> None:
 
 def test_a_model_is_read_back_as_it_was_written_and_holds_tensors_only(tmp_path: Path) -> None:
     made = model()
-    save(made, tmp_path)
+    save(made, tmp_path / "model")
     read = load(tmp_path)
     assert all(torch.equal(made.tensors[name], read.tensors[name]) for name in made.tensors)
     torch.load(tmp_path / "model" / "model.pt", weights_only=True)
@@ -161,7 +161,7 @@ def test_a_model_is_read_back_as_it_was_written_and_holds_tensors_only(tmp_path:
 def test_a_damaged_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(store.StoreError, match="`train` first"):
         load(tmp_path)
-    save(model(), tmp_path)
+    save(model(), tmp_path / "model")
     path = tmp_path / "model" / "model.pt"
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(store.StoreError, match=r"model.pt is missing or not the one"):

@@ -15,7 +15,7 @@ import numpy as np
 from mpi4py import MPI
 
 from lcu import ranks, reliability
-from lcu.assess import consistency, estimates, points, tables
+from lcu.assess import consistency, estimates, points, revision, tables
 from lcu.assess.consistency import Landscape, Maps, OldMap
 from lcu.assess.matrix import accuracies, error_matrix, of_one_class, reliability_bins
 from lcu.assess.reference import RasterReference, close_rasters
@@ -61,6 +61,8 @@ def run(
     tiles: dict[str, Tile],
     sources: Sources,
     say: Callable[[str], Any] = print,
+    *,
+    made_from: Callable[[int], str] = lambda year: "",
 ) -> list[Failure]:
     """Assess the maps of a run and, beside them, the old map. Collective.
 
@@ -68,6 +70,9 @@ def run(
     ----------
     say : callable
         Prints the tables; called on rank 0 alone.
+    made_from : callable (year) -> str
+        What the maps of a year are made from: where it is another than last time, the accuracies of last time are
+        reported beside the new ones.
 
     Returns
     -------
@@ -95,7 +100,9 @@ def run(
     lost = _broken(ranks.gather(broken.items(), comm))
     failures += [failure for failure in lost if failure.unit not in named]
     about = consistency.describe(seen, config, tiles, available, results)
-    ranks.on_root(comm, "writing the accuracies", _publish, config, references, results, about, say)
+    ranks.on_root(
+        comm, "writing the accuracies", _publish, config, references, results, about, say, made_from
+    )
     return failures
 
 
@@ -414,10 +421,15 @@ def _with_matrix(matrix: np.ndarray, legend: Legend) -> dict[str, Any]:
 
 
 def _publish(
-    config: Config, references: list[Any], results: Results, about: dict[str, Any], say: Callable
-) -> None:
+    config: Config, references: list[Any], results: Results, about: dict[str, Any], say: Callable,
+    made_from: Callable[[int], str],
+) -> None:  # fmt: skip
     """Write the files and print the tables; rank 0 alone."""
     folder = config.directory / "assessment"
+    results = {
+        year: revision.beside_former(folder / f"accuracy_S{year}.json", result, made_from(year))
+        for year, result in results.items()
+    }
     for year, result in results.items():
         tables.write(folder, year, result, config.legend)
     tables.write_consistency(folder, about)
@@ -426,3 +438,6 @@ def _publish(
     if results:
         say(tables.summary(results))
     say(tables.consistency_summary(about))
+    revised = revision.summary(results)
+    if revised:
+        say(revised)

@@ -142,8 +142,9 @@ def marks_of(config: Config, composites: Composites, model: Model) -> dict[tuple
 def year_mark(config: Config, composites: Composites, model: Model, tile: str, year: int) -> str:
     """Return the fingerprint of the probabilities of a tile and year."""
     return store.fingerprint(
-        "probabilities 1",
+        "probabilities 2",
         config.classify.strategy,
+        *([config.window, config.step] if config.classify.strategy == "shifted-window" else []),
         config.classify.shard,
         year,
         model.fingerprint,
@@ -315,7 +316,8 @@ def predict_cells(
         counted = _pixels(count, cell) if model.reads_gaps else None
         read = _patches(series, cell, model.reach) if model.reach else _pixels(series, cell)
         windows = cut.windows(read, counted, days[None])
-        probability = quantise(model.predict(cut.years, windows).reshape(-1, classes))
+        of_years = cut.of_years(model.predict(cut.years, windows))
+        probability = quantise(of_years.reshape(-1, classes))
         maps = probability.reshape(CELL, CELL, len(cut.years), classes).transpose(2, 3, 0, 1)
         out[(..., *cell.slices)] = maps[..., : cell.height, : cell.width]
     return out

@@ -24,7 +24,7 @@ from lcu.config import Config
 from lcu.grid import Grid, Tile, positions_of_year
 from lcu.legend import NODATA, OUTSIDE, Legend
 from lcu.projection import footprint, wkt
-from lcu.publish import geotiff
+from lcu.publish import geotiff, versions
 
 EXTENSIONS = {
     "classification": "https://stac-extensions.github.io/classification/v2.0.0/schema.json",
@@ -94,7 +94,13 @@ def write_item(
     for rel in ("root", "parent", "collection"):
         item.add_link(pystac.Link(rel, f"./{COLLECTION}", pystac.MediaType.JSON))
     item.add_links(_derived(origins, path.parent))
-    store.write_json(path, item.to_dict(include_self_link=False, transform_hrefs=False))
+    content = item.to_dict(include_self_link=False, transform_hrefs=False)
+    former = versions.predecessor(path, config.publish.version)
+    if former is not None:
+        content["links"].append(versions.link(versions.PREDECESSOR, former))
+    store.write_json(path, content)
+    if former is not None:
+        versions.supersede(former, path)
     return str(path)
 
 

@@ -28,6 +28,7 @@ from lcu.publish import (
     preview,
     report,
     styles,
+    versions,
 )  # fmt: skip
 from lcu.publish.samples import draw_profiles, draw_samples
 from lcu.ranks import Failure
@@ -94,6 +95,14 @@ def run(
         for year in config.archive.years
         for layer in layers_of(config, year)
     ]
+    marks = [fingerprint(tile.id, *rest) for tile, *rest in products] if fingerprint else []
+    config = ranks.on_root(
+        comm,
+        "settling the version",
+        versions.settle,
+        config,
+        store.fingerprint("publication 1", marks),
+    )
     written, failed = _each(
         ranks.mine(products, comm, lambda unit: COST[unit[2]]),
         lambda unit: _write_product(config, *unit, layers, fingerprint),

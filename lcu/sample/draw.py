@@ -187,6 +187,12 @@ def cap_polygons(candidates: Candidates, per_polygon: int) -> Candidates:
     return candidates.take(_rank_within(candidates.polygon) < per_polygon)
 
 
+def lowest(candidates: Candidates, count: int) -> Candidates:
+    """Return the candidates of each class with the lowest keys, `count` at most."""
+    candidates = candidates.take(np.lexsort((candidates.key, candidates.index)))
+    return candidates.take(_rank_within(candidates.index) < count)
+
+
 def allocate(shares: np.ndarray, room: np.ndarray, total: int, floor: int) -> np.ndarray:
     """Share `total` out over groups, in proportion to `shares`, but at least `floor` to each.
 

@@ -35,10 +35,16 @@ from lcu.store import PATCH, SAMPLES, Piece
 
 BLOCK = 1024
 
+# The table that the stage makes.
+NAME = "samples"
+
 
 @dataclass(frozen=True)
 class Samples:
-    """The table of samples in memory; axes as in `lcu.store.SAMPLES`."""
+    """The table of samples in memory; axes as in `lcu.store.SAMPLES`.
+
+    `made_from` holds for each of `years` the fingerprint of the composites of all tiles.
+    """
 
     series: np.ndarray
     count: np.ndarray
@@ -53,13 +59,14 @@ class Samples:
     split: np.ndarray
     tiles: tuple[str, ...]
     years: tuple[int, ...]
+    made_from: tuple[str, ...]
     fingerprint: str
     patch: np.ndarray | None = None
 
     @classmethod
-    def read(cls, directory: Path) -> Samples:
-        """Read the table of a run; StoreError where it is missing or damaged."""
-        path = directory / "samples" / "samples.h5"
+    def read(cls, directory: Path, name: str = NAME) -> Samples:
+        """Read a table of a run; StoreError where it is missing or damaged."""
+        path = path_of(directory, name)
         if not path.exists():
             raise store.StoreError(f"{path} is not there; run the stage `sample` first")
         try:
@@ -68,8 +75,10 @@ class Samples:
                 tiles = tuple(file.attrs["tiles"].split(", "))
                 years = tuple(int(year) for year in file.attrs["years"])
                 patch = file[PATCH.name][()] if PATCH.name in file else None
+                made_from = tuple(map(str, file.attrs["made_from"]))
                 return cls(
-                    **values, tiles=tiles, years=years, fingerprint=file.attrs["fingerprint"], patch=patch
+                    **values, tiles=tiles, years=years, made_from=made_from,
+                    fingerprint=file.attrs["fingerprint"], patch=patch,
                 )  # fmt: skip
         except (OSError, KeyError) as error:
             raise store.StoreError(
@@ -104,13 +113,19 @@ def run(config: Config, comm: MPI.Comm, report: Any) -> str:
     composites = on_root(comm, "opening the composites", Composites.open, config)
     tiles = list(composites.tiles.values())
     mark = on_root(comm, "reading the old map", _mark, config, composites)
-    path = config.directory / "samples" / "samples.h5"
+    path = path_of(config.directory, NAME)
     if not on_root(comm, "looking for samples", store.is_whole, path, mark):
         with together(comm, "opening the old map"):
             old = oldmap.OldMap(config.sample, tiles)
         drawn, areas = _draw(config, comm, composites, tiles, old, report)
-        _write(config, comm, composites, tiles, drawn, areas, mark)
+        split = assign_splits(drawn.index, drawn.polygon, config.run.seed)
+        write(config, comm, composites, drawn, areas, split, path, mark)
     return on_root(comm, "reading the samples", _summary, config)
+
+
+def path_of(directory: Path, name: str) -> Path:
+    """Return where a table of samples lies in the run directory."""
+    return directory / "samples" / f"{name}.h5"
 
 
 def _mark(config: Config, composites: Composites) -> str:
@@ -124,7 +139,7 @@ def _mark(config: Config, composites: Composites) -> str:
     read = [composites.fingerprint(tile) for tile in composites.tiles]
     patch = ["patches"] if config.train.reads_patches else []
     return store.fingerprint(
-        "samples 2", table["sample"], table["run"]["seed"], files, classes, read, *patch
+        "samples 3", table["sample"], table["run"]["seed"], files, classes, read, *patch
     )
 
 
@@ -154,16 +169,12 @@ def _draw(
     report: Any,
 ) -> tuple[Candidates, np.ndarray]:
     """Return the drawn pixels and the area of each class in the old map, pixels [class]."""
-    work = [
-        (number, tile, block)
-        for number, tile in enumerate(tiles)
-        for block in tile.grid.blocks(BLOCK)
-    ]
+    work = blocks_of(tiles)
     own = mine(work, comm, cost=lambda item: item[2].height * item[2].width)
     parts, areas = [Candidates.none()], np.zeros(len(config.legend.classes), np.int64)
     with together(comm, "drawing samples"):
         for done, (number, tile, block) in enumerate(own):
-            found, area = _candidates(config, composites, tile, number, block, old)
+            found, area = candidates(config, composites, tile, number, block, old)
             parts.append(found)
             areas += area
             report(done + 1, len(own), "blocks")
@@ -176,7 +187,16 @@ def _draw(
     return draw(gathered, total, config.sample.per_class, config.sample.per_polygon), total
 
 
-def _candidates(
+def blocks_of(tiles: Sequence[Tile]) -> list[tuple[int, Tile, Block]]:
+    """Return what candidates are looked for in: position of the tile, tile, block."""
+    return [
+        (number, tile, block)
+        for number, tile in enumerate(tiles)
+        for block in tile.grid.blocks(BLOCK)
+    ]
+
+
+def candidates(
     config: Config,
     composites: Composites,
     tile: Tile,
@@ -184,6 +204,7 @@ def _candidates(
     block: Block,
     old: oldmap.OldMap,
 ) -> tuple[Candidates, np.ndarray]:
+    """Return the pixels of a block that may be drawn, and the area of each class, int64 [class], in pixels."""
     legend = config.legend
     pixels = config.sample.erosion / tile.grid.resolution
     halo = block.grown(max(int(np.ceil(pixels)), FARTHEST), tile.grid)
@@ -233,19 +254,20 @@ def sample_weights(index: np.ndarray, areas: np.ndarray) -> np.ndarray:
 # --- writing --------------------------------------------------------------------------------------
 
 
-def _write(
+def write(
     config: Config,
     comm: MPI.Comm,
     composites: Composites,
-    tiles: Sequence[Tile],
     drawn: Candidates,
     areas: np.ndarray,
+    split: np.ndarray,
+    path: Path,
     mark: str,
 ) -> None:
-    """Write the table together: every rank the series of an equal, contiguous part of the samples."""
+    """Write a table together: every rank the series of an equal, contiguous part of the samples."""
+    tiles = list(composites.tiles.values())
     total = len(drawn)
     start, end = total * comm.rank // comm.size, total * (comm.rank + 1) // comm.size
-    split = assign_splits(drawn.index, drawn.polygon, config.run.seed)
     weight = sample_weights(drawn.index, areas)
     with together(comm, "reading series"):
         own = drawn.take(np.arange(start, end))
@@ -260,7 +282,6 @@ def _write(
     datasets = SAMPLES
     if patch is not None:
         columns["patch"], datasets = patch, (*SAMPLES, PATCH)
-    path = config.directory / "samples" / "samples.h5"
     shapes = {dataset: (total, *columns[dataset.name].shape[1:]) for dataset in datasets}
     layout = {
         dataset: (shape, (128 if dataset is PATCH else 4096, *shape[1:]))
@@ -299,6 +320,10 @@ def _attributes(
         "bands": ", ".join(composites.bands),
         "periods": ", ".join(f"{period.start}/{period.end}" for period in composites.periods),
         "years": np.array(config.archive.years, np.int32),
+        "made_from": [
+            store.fingerprint([composites.marks[tile.id, year] for tile in tiles])
+            for year in config.archive.years
+        ],
         "class_values": config.legend.values,
         "class_names": ", ".join(config.legend.names),
         "old_map_area": areas,

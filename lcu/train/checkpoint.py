@@ -39,6 +39,7 @@ def fit(
     report: Report,
     *,
     until: int,
+    start: dict[str, torch.Tensor] | None = None,
 ) -> tuple[Network, State]:
     """Train a network from where its checkpoint in `folder` ends; collective over `comm`.
 
@@ -52,6 +53,9 @@ def fit(
         Fingerprint of the network in the making; a checkpoint of another is not used.
     until : int
         Last epoch.
+    start : dict or None
+        Weights to begin with; random ones where there are none. What comes of them is kept only where it does
+        better on the validation samples than they do.
 
     Returns
     -------
@@ -66,11 +70,16 @@ def fit(
     """
     torch.manual_seed(run.seed)
     network = networks.build(description).to(distribution.device)
+    if start is not None:
+        network.load_state_dict(start)
     optimiser = loop.optimiser_of(network, settings, distribution)
     keeper = Keeper(settings, run, until, comm, folder, mark, network, optimiser, report)
+    state = keeper.resume()
+    if start is not None and not state.epoch:
+        state.best = loop.score(network, parts[1], comm)
     state = loop.fit(
         network, *parts, settings, run.seed, distribution, comm,
-        until=until, state=keeper.resume(), optimiser=optimiser, after_epoch=keeper.after_epoch,
+        until=until, state=state, optimiser=optimiser, after_epoch=keeper.after_epoch,
     )  # fmt: skip
     return network, state
 

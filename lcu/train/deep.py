@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +13,15 @@ from mpi4py import MPI
 
 from lcu import reliability
 from lcu.config import Config
+from lcu.legend import NODATA
 from lcu.ranks import together
 from lcu.sample import Samples
 from lcu.sample.draw import TEST, TRAINING, VALIDATION
-from lcu.train import checkpoint, distributed, loop, networks
+from lcu.train import checkpoint, distributed, loop, networks, update
 from lcu.train.layers import Network
 from lcu.train.loop import Examples, TrainError
+from lcu.train.model import Model
+from lcu.train.penalty import steadiness
 from lcu.train.search import search
 from lcu.train.series import Cut, Windows, normalisation, standardised
 from lcu.train.svm import sharpness
@@ -27,24 +32,34 @@ SETTINGS = ("learning_rate", "batch")
 
 
 def train(
-    config: Config, comm: MPI.Comm, samples: Samples, classes: Sequence[int], mark: str, report: Any
-) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Return what the network is (architecture, years, scores) and its tensors, on every rank."""
+    config: Config, comm: MPI.Comm, samples: Samples, classes: Sequence[int], folder: Path,
+    former: Model | None, mark: str, report: Any,
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:  # fmt: skip
+    """Return what the network is (architecture, years, scores) and its tensors, on every rank.
+
+    Checkpoints lie in `folder` meanwhile. With a `former` model training goes on from there.
+    """
     with together(comm, "preparing the training data"):
-        parts, years, numbers = prepare(config, samples, classes)
+        parts, years, numbers = prepare(config, samples, classes, former)
     settings = networks.with_rate(config.train)
     if config.train.search:
-        settings = search(config, comm, parts[:2], len(classes), mark, report)
+        settings = search(config, comm, parts[:2], len(classes), folder, mark, report)
     bands, times = parts[0].values.shape[3], parts[0].values.shape[2]
     description = networks.describe(settings, bands, times, len(classes))
+    if former is not None:
+        with together(comm, "looking at the former model"):
+            update.check(former, {"architecture": description, "series": config.train.series}, [])
+        settings = update.gentle(settings)
     distribution = distributed.start(config.train.distributed, comm, config.train.compression)
     learned, checked, held = (part.to(distribution.device, torch.float32) for part in parts)
     network, state = checkpoint.fit(
         description, (learned, checked), settings, config.run, comm, distribution,
-        config.directory / "model", mark, report, until=settings.epochs,
+        folder, mark, report, until=settings.epochs,
+        start=None if former is None else update.weights_of(former),
     )  # fmt: skip
     scores, matrix = _scores(network, held, years, comm)
     calibration = _calibrate(network, checked, held, comm)
+    known = {} if former is None else _known_years(config, samples, former, network, comm)
     distribution.close()
     about = {
         "architecture": description,
@@ -58,7 +73,7 @@ def train(
         "epochs": {"done": state.epoch, "best": state.best_epoch, "macro_f1": _plain(state.best)},
         "test_matrix": matrix.tolist(),
         "samples_of_training": len(learned),
-    }
+    } | known
     weights = {name: value.cpu() for name, value in network.state_dict().items()}
     return about, weights | numbers
 
@@ -67,27 +82,24 @@ def train(
 
 
 def prepare(
-    config: Config, samples: Samples, classes: Sequence[int]
+    config: Config, samples: Samples, classes: Sequence[int], former: Model | None = None
 ) -> tuple[tuple[Examples, Examples, Examples], list[int], dict[str, torch.Tensor]]:
     """Return training, validation and test examples, the labelled years, and mean and scale [band].
 
-    An example is a sample in one year, or with `train.carry_state` a sample in all years.
+    An example is a sample in one year (or shifted window); a sample in all years where the loss or the network looks
+    at several of them (`train.carry_state`, `train.change_penalty`). With a `former` model, mean and scale are its own,
+    what it knew counts less, and some of it is replayed (`lcu.train.update`).
     """
-    cut = Cut.of(config, config.archive.years)
-    filled, patched = config.train.series == "filled", config.train.reads_patches
-    if patched:
-        series = samples.filled_patch() if filled else samples.patch
-    else:
-        series = samples.filled() if filled else samples.series
-    windows = cut.windows(series, None if filled else samples.count, samples.day)
-    label = _indices(samples.label, classes)
-    label[~samples.series.any(axis=(1, 2))] = -1
-    weight = samples.weight ** np.float32(WEIGHT_POWER[config.train.class_weight])
-    weight = np.where(label >= 0, weight[:, None], np.float32(0)).astype(np.float32)
-    split = samples.split
-    if not config.train.carry_state:
-        windows, label, weight = _one_by_one(windows), label.reshape(-1, 1), weight.reshape(-1, 1)
-        split = np.repeat(split, len(cut.years))
+    cut, windows, label, weight = _laid_out(config, samples, classes)
+    if former is not None:
+        newest, fresh = update.newest_years(cut), update.fresh_years(former, samples)
+        weight = weight * update.faded(newest, fresh, config.train.fade)
+        own = (samples.split == TRAINING)[:, None]
+        kept = update.replayed(
+            (label >= 0) & own, newest, fresh, config.train.replay, config.run.seed
+        )
+        label, weight = np.where(own & ~kept, -1, label), np.where(own & ~kept, 0, weight)
+    windows, label, weight, split = _apart(config, windows, label, weight, samples.split)
     labelled = (label >= 0).any(axis=1)
     chosen = [np.flatnonzero(labelled & (split == part)) for part in (TRAINING, VALIDATION, TEST)]
     if len(np.unique(label[chosen[0]][label[chosen[0]] >= 0])) < 2:
@@ -95,13 +107,12 @@ def prepare(
             "fewer than two classes have samples to train on; look at what the sample stage kept "
             "(sample.erosion, sample.per_class, sample.legend)"
         )
-    mean, scale = normalisation(windows.take(chosen[0]))
+    if former is None:
+        mean, scale = normalisation(windows.take(chosen[0]))
+    else:
+        mean, scale = former.tensors["mean"], former.tensors["scale"]
     examples = tuple(
-        Examples(
-            *standardised(windows.take(rows), mean, scale),
-            torch.from_numpy(label[rows]),
-            torch.from_numpy(weight[rows]),
-        )
+        _examples(standardised(windows.take(rows), mean, scale), label[rows], weight[rows])
         for rows in chosen
     )
     known = _indices(samples.label, classes) >= 0
@@ -109,17 +120,49 @@ def prepare(
     return examples, years, {"mean": mean, "scale": scale}
 
 
+def _laid_out(
+    config: Config, samples: Samples, classes: Sequence[int]
+) -> tuple[Cut, Windows, np.ndarray, np.ndarray]:
+    """Return all samples in all years (or shifted windows), with label index [sample, year] and weight."""
+    cut = Cut.of(config, config.archive.years)
+    filled, patched = config.train.series == "filled", config.train.reads_patches
+    if patched:
+        series = samples.filled_patch() if filled else samples.patch
+    else:
+        series = samples.filled() if filled else samples.series
+    windows = cut.windows(series, None if filled else samples.count, samples.day)
+    label = _indices(cut.labels(samples.label), classes)
+    label[~samples.series.any(axis=(1, 2))] = -1
+    weight = samples.weight ** np.float32(WEIGHT_POWER[config.train.class_weight])
+    weight = np.where(label >= 0, weight[:, None], np.float32(0)).astype(np.float32)
+    return cut, windows, label, weight
+
+
+def _apart(
+    config: Config, windows: Windows, label: np.ndarray, weight: np.ndarray, split: np.ndarray
+) -> tuple[Windows, np.ndarray, np.ndarray, np.ndarray]:
+    """Make an example of every year of every sample, where nothing looks at several of them."""
+    if config.train.carry_state or config.train.change_penalty:
+        return windows, label, weight, split
+    parts = (windows.values, windows.observed, windows.day)
+    single = Windows(*(part.reshape(-1, 1, *part.shape[2:]) for part in parts))
+    return single, label.reshape(-1, 1), weight.reshape(-1, 1), np.repeat(split, label.shape[1])
+
+
+def _examples(
+    read: tuple[torch.Tensor, torch.Tensor, torch.Tensor], label: np.ndarray, weight: np.ndarray
+) -> Examples:
+    values, observed, day = read
+    heavy = torch.from_numpy(weight)
+    steady = steadiness(values, observed, heavy)
+    return Examples(values, observed, day, torch.from_numpy(label), heavy, steady)
+
+
 def _indices(label: np.ndarray, classes: Sequence[int]) -> np.ndarray:
     """Return the place of each class value in `classes`, int64, -1 for others."""
     places = np.full(256, -1, np.int64)
     places[list(classes)] = np.arange(len(classes))
     return places[label]
-
-
-def _one_by_one(windows: Windows) -> Windows:
-    """Make a sample of every year of every sample."""
-    parts = (windows.values, windows.observed, windows.day)
-    return Windows(*(part.reshape(-1, 1, *part.shape[2:]) for part in parts))
 
 
 # --- how well -------------------------------------------------------------------------------------
@@ -184,6 +227,31 @@ def _calibration_error(scores: np.ndarray, index: np.ndarray) -> float:
     written = np.rint(probability.max(axis=1, initial=0) * reliability.SCALE)
     bins = reliability.count_bins(written, probability.argmax(axis=1) == index)
     return reliability.describe(bins)["expected_calibration_error"]
+
+
+def _known_years(
+    config: Config, samples: Samples, former: Model, network: Network, comm: MPI.Comm
+) -> dict[str, Any]:
+    """Return how the former and this network do, class by class, on the test samples of years that both know."""
+    years = [year for year in samples.years if year not in update.fresh_years(former, samples)]
+    label = np.where(np.isin(samples.years, years), samples.label, np.uint8(NODATA))
+    classes = former.about["classes"]
+    with together(comm, "looking at the years that were known"):
+        _, *laid_out = _laid_out(config, replace(samples, label=label), classes)
+        windows, index, weight, split = _apart(config, *laid_out, samples.split)
+        rows = np.flatnonzero((index >= 0).any(axis=1) & (split == TEST))
+        numbers = former.tensors["mean"], former.tensors["scale"]
+        held = _examples(standardised(windows.take(rows), *numbers), index[rows], weight[rows])
+    held = held.to(next(network.parameters()).device, torch.float32)
+    legend = {entry["value"]: entry["name"] for entry in former.about["legend"]}
+    names = [legend[value] for value in classes]
+    before, after = (
+        update.class_scores(
+            loop.error_matrix(held.label, loop.predicted(one, held, comm), len(classes)), names
+        )
+        for one in (former.network, network)
+    )
+    return {"known_years": {"years": years, "before": before, "after": after}}
 
 
 def _plain(value: float) -> float | None:

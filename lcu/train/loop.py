@@ -26,6 +26,7 @@ from lcu.ranks import together
 from lcu.train.distributed import Distribution
 from lcu.train.lamb import Lamb
 from lcu.train.layers import BatchNorm, Network
+from lcu.train.penalty import penalty
 
 Tensor = torch.Tensor
 
@@ -55,6 +56,8 @@ class Examples:
         Index of the class; -1 where not labelled.
     weight : Tensor[example, year], float
         0 where not labelled.
+    steady : Tensor[example, year - 1], float
+        What a change of the scores costs between successive years (`lcu.train.penalty`).
     """
 
     values: Tensor
@@ -62,6 +65,7 @@ class Examples:
     day: Tensor
     label: Tensor
     weight: Tensor
+    steady: Tensor
 
     def __len__(self) -> int:
         return len(self.values)
@@ -235,7 +239,7 @@ def train_epoch(
         optimiser.zero_grad()
         own = chosen.tensor_split(distribution.size)[distribution.rank]
         for part in own.tensor_split(train.accumulate):
-            loss = summed_loss(network, data.take(part), train.label_smoothing) / total
+            loss = summed_loss(network, data.take(part), train) / total
             loss.backward()
             losses[step] += loss.detach()
         distribution.reduce(optimiser)
@@ -259,14 +263,17 @@ def rate(train: Train, epoch: float) -> float:
     return full * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
 
 
-def summed_loss(network: Network, part: Examples, smoothing: float) -> Tensor:
-    """Return the sum over examples and years of weight x cross-entropy."""
+def summed_loss(network: Network, part: Examples, train: Train) -> Tensor:
+    """Return the sum over examples and years of weight x cross-entropy, and of the penalty on change."""
     scores = scored(network, part)
     each = functional.cross_entropy(
         scores.flatten(0, 1), part.label.flatten().clamp(min=0), reduction="none",
-        label_smoothing=smoothing,
+        label_smoothing=train.label_smoothing,
     )  # fmt: skip
-    return (each * part.weight.flatten()).sum()
+    loss = (each * part.weight.flatten()).sum()
+    if train.change_penalty:
+        loss = loss + train.change_penalty * penalty(scores, part.steady)
+    return loss
 
 
 def scored(network: Network, part: Examples) -> Tensor:
@@ -292,6 +299,13 @@ def all_scores(network: Network, data: Examples, comm: MPI.Comm) -> np.ndarray:
     return np.concatenate(
         comm.allgather(np.concatenate([empty, *(part.numpy() for part in found)]))
     )
+
+
+def score(network: Network, checked: Examples, comm: MPI.Comm) -> float:
+    """Return the macro F1 of the validation samples; -1 where there are none."""
+    found = predicted(network, checked, comm)
+    value = macro_f1(error_matrix(checked.label, found, network.head.out_features))
+    return value if math.isfinite(value) else -1.0
 
 
 def error_matrix(label: Tensor, found: np.ndarray, classes: int) -> np.ndarray:

@@ -36,8 +36,8 @@ class Model:
     about : dict
         Architecture, bands, periods, legend, classes, configuration, versions and scores.
     tensors : dict
-        ``{year}.{name}`` -> tensor for a model that has one part a year; the network's own names, with
-        ``mean`` and ``scale`` [band], otherwise.
+        ``{year}.{name}`` -> tensor for a model that has one part a year, ``all.{name}`` where it has one for all;
+        the network's own names, with ``mean`` and ``scale`` [band], otherwise.
     """
 
     about: dict[str, Any]
@@ -77,7 +77,8 @@ class Model:
         years : sequence of int
             The years of the windows. Where a model has one part a year, the nearest is taken.
         windows : Windows
-            [sample, year, time(, band)]; gap-filled unless `reads_gaps`; patches where it has a `reach`.
+            [sample, year, time(, band)], or shifted windows in the place of years; gap-filled unless `reads_gaps`;
+            patches where it has a `reach`.
 
         Returns
         -------
@@ -85,21 +86,29 @@ class Model:
             In the order of the legend; 0 for classes that the model does not know.
         """
         values = [entry["value"] for entry in self.about["legend"]]
-        probability = np.zeros((len(windows), len(years), len(values)), np.float32)
+        count = windows.values.shape[1]
+        probability = np.zeros((len(windows), count, len(values)), np.float32)
         with torch.inference_mode():
             if "architecture" in self.about:
                 columns = [values.index(value) for value in self.about["classes"]]
-                step = PATCHES if self.reach else max(len(windows), 1)
-                for start in range(0, len(windows), step):
-                    part = slice(start, start + step)
-                    probability[part, :, columns] = self._scores(windows.take(part))
+                # One at a time where they are independent: the shape of the matrix products, and so every bit, must
+                # not depend on how many are read.
+                parts = [windows] if self.carries else [windows.only(each) for each in range(count)]
+                scores = np.concatenate([self._in_pieces(part) for part in parts], axis=1)
+                probability[:, :, columns] = scores
                 return probability
-            for position, year in enumerate(years):
-                own = self._of_year(nearest(self.years, year))
+            for position in range(count):
+                own = self._part("all") or self._part(nearest(self.years, years[position]))
                 features = torch.from_numpy(svm.features(windows.values[:, position]))
                 columns = [values.index(value) for value in own["classes"].tolist()]
                 probability[:, position, columns] = YEARLY[self.about["model"]](own, features)
         return probability
+
+    def _in_pieces(self, windows: Windows) -> np.ndarray:
+        """Return probabilities [sample, year, class], of patches so many at a time."""
+        step = PATCHES if self.reach else max(len(windows), 1)
+        starts = range(0, max(len(windows), 1), step)
+        return np.concatenate([self._scores(windows.take(slice(at, at + step))) for at in starts])
 
     def _scores(self, windows: Windows) -> np.ndarray:
         network = self.network
@@ -127,8 +136,8 @@ class Model:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return self.tensors["mean"].to(device), self.tensors["scale"].to(device)
 
-    def _of_year(self, year: int) -> dict[str, torch.Tensor]:
-        prefix = f"{year}."
+    def _part(self, name: int | str) -> dict[str, torch.Tensor]:
+        prefix = f"{name}."
         return {
             name.removeprefix(prefix): value
             for name, value in self.tensors.items()
@@ -152,9 +161,8 @@ def write_tensors(path: Path, content: Any) -> None:
         os.replace(store.temporary(path), path)
 
 
-def save(model: Model, directory: Path) -> None:
-    """Write a model; the JSON file comes last, so that it vouches for the tensors."""
-    folder = directory / "model"
+def save(model: Model, folder: Path) -> None:
+    """Write a model into its folder; the JSON file comes last, so that it vouches for the tensors."""
     path = folder / "model.pt"
     write_tensors(path, model.tensors)
     store.write_json(folder / "model.json", model.about | {"tensors": store.file_fingerprint(path)})
@@ -162,7 +170,11 @@ def save(model: Model, directory: Path) -> None:
 
 def load(directory: Path) -> Model:
     """Read the model of a run; StoreError where it is missing or its parts do not belong together."""
-    folder = directory / "model"
+    return read(directory / "model")
+
+
+def read(folder: Path) -> Model:
+    """Read the model of a folder; errors as of `load`."""
     about = store.read_json(folder / "model.json", "train")
     path = folder / "model.pt"
     if not path.exists() or store.file_fingerprint(path) != about["tensors"]:

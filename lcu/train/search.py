@@ -57,26 +57,28 @@ def search(
     comm: MPI.Comm,
     parts: tuple[Examples, Examples],
     classes: int,
+    model: Path,
     mark: str,
     report: Report,
 ) -> Train:
     """Return the best settings of `train.search` sets; collective over `comm`.
 
-    Every round is recorded in ``model/search.csv``. Trials keep checkpoints: killed and started again, the
-    search goes on.
+    Every round is recorded in ``search.csv``. Trials keep checkpoints: killed and started again, the search goes on.
 
     Parameters
     ----------
     parts : (Examples, Examples)
         To learn from, and to validate with.
     classes : int
+    model : Path
+        Folder of the model that is searched.
     mark : str
-        Fingerprint of the model that is searched.
+        Its fingerprint.
     """
     trials = [Trial(number, one) for number, one in enumerate(drawn(config.train, config.run.seed))]
-    path, record = config.directory / "model" / "search.csv", []
+    path, record = model / "search.csv", []
     for epochs in rounds(len(trials), config.train.epochs):
-        trials = _round(config, comm, trials, epochs, parts, classes, mark, report)
+        trials = _round(config, comm, trials, epochs, parts, classes, model, mark, report)
         record += trials
         on_root(comm, "writing the search", store.write_text, path, table(record))
         best = ranked(trials)
@@ -147,6 +149,7 @@ def _round(
     epochs: int,
     parts: tuple[Examples, Examples],
     classes: int,
+    model: Path,
     mark: str,
     report: Report,
 ) -> list[Trial]:
@@ -161,7 +164,7 @@ def _round(
     done: list[Trial] = []
     failure: Exception | None = None
     for trial in trials[number::groups]:
-        folder = config.directory / "model" / "trials" / f"trial-{trial.number:03d}"
+        folder = model / "trials" / f"trial-{trial.number:03d}"
         bands, times = own[0].values.shape[3], own[0].values.shape[2]
         description = networks.describe(trial.settings, bands, times, classes)
         tried = _try(

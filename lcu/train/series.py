@@ -10,22 +10,23 @@ import numpy as np
 import torch
 
 from lcu.config import Config
-from lcu.grid import day_number, positions_of_year
+from lcu.grid import day_number, periods_of_year, positions_of_year, stretches
+from lcu.legend import NODATA
 
 
 @dataclass(frozen=True)
 class Windows:
-    """What is known of some pixels in some years.
+    """What is known of some pixels in some years, or in windows that are shifted along them.
 
     Attributes
     ----------
     values : ndarray[sample, year, time, band] or [sample, year, time, band, 5, 5], uint16
         Reflectance x 10000 of each year's periods, margins included, of the pixel or of the patch around it:
-        gap-filled, or 0 where nothing was observed.
+        gap-filled, or 0 where nothing was observed. Of shifted windows, `year` is the window.
     observed : ndarray[sample, year, time], bool
         What a model may look at: everything where the series is gap-filled.
     day : ndarray[sample, year, time], float32
-        Days since 1 January of the window's year; negative in the margin before it.
+        Days since 1 January of the window's (first) year; negative in the margin before it.
     """
 
     values: np.ndarray
@@ -39,6 +40,11 @@ class Windows:
         """Return some of the pixels."""
         return Windows(self.values[rows], self.observed[rows], self.day[rows])
 
+    def only(self, year: int) -> Windows:
+        """Return one year (or shifted window) of all samples."""
+        one = slice(year, year + 1)
+        return Windows(self.values[:, one], self.observed[:, one], self.day[:, one])
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -47,27 +53,83 @@ class Cut:
     Attributes
     ----------
     years : tuple of int
-    positions : ndarray[year, time], int
-        The periods of each year, margins included; every year has as many.
-    first_day : ndarray[year], int
-        1 January, days since 2015-01-01.
+    positions : ndarray[window, time], int
+        The periods of each year, margins included; every year has as many. Or those of shifted windows.
+    first_day : ndarray[window], int
+        1 January of the window's (first) year, days since 2015-01-01.
+    shares : ndarray[year, window], float32, or None
+        What each shifted window counts in a year: the periods that they share, over the sum of all windows.
+        None where every year is a window of its own.
     """
 
     years: tuple[int, ...]
     positions: np.ndarray
     first_day: np.ndarray
+    shares: np.ndarray | None = None
 
     @classmethod
     def of(cls, config: Config, years: Sequence[int]) -> Cut:
         """Return the windows of some of a run's years."""
+        if config.classify.strategy == "shifted-window":
+            return cls._shifted(config, years)
         positions = [
             positions_of_year(config.periods, year, config.period, config.margin) for year in years
         ]
+        return cls(tuple(years), np.array(positions), _new_year(years))
+
+    @classmethod
+    def _shifted(cls, config: Config, years: Sequence[int]) -> Cut:
+        """Return the windows that share a period with one of the years.
+
+        They begin at the first period and move by `classify.step`; the last one ends with the series. In a window as
+        long as a year the periods stand in the order of the seasons, wherever it begins: what a model learned of
+        January is asked of January.
+        """
+        periods, length = config.periods, config.window
+        starts = []
+        for stretch in stretches(periods):
+            last = stretch[-1] + 1 - length
+            starts += [*range(stretch[0], last, config.step), last]
+        positions = np.array(starts)[:, None] + np.arange(length)
+        first_year = [periods[start].start.year for start in starts]
+        season = [(period.start.month, period.start.day) for period in periods]
+        if length == len(periods_of_year(years[0], config.period)):
+            positions = np.array([sorted(own, key=season.__getitem__) for own in positions])
+        year_of = np.array([period.start.year for period in periods])[positions]
+        shared = np.stack([(year_of == year).sum(axis=1) for year in years])
+        reaching = shared.any(axis=0)
+        shared = shared[:, reaching]
         return cls(
             tuple(years),
-            np.array(positions),
-            np.array([day_number(date(year, 1, 1)) for year in years]),
+            positions[reaching],
+            _new_year(np.array(first_year)[reaching]),
+            (shared / shared.sum(axis=1, keepdims=True)).astype(np.float32),
         )
+
+    def labels(self, label: np.ndarray) -> np.ndarray:
+        """Return the labels of the windows, uint8 [sample, window], from those of the years, [sample, year].
+
+        A shifted window has one where all years that it reaches into have the same.
+        """
+        if self.shares is None:
+            return label
+        found = np.empty((len(label), len(self.positions)), label.dtype)
+        for window, reached in enumerate(self.shares.T > 0):
+            own = label[:, reached]
+            same = (own == own[:, :1]).all(axis=1)
+            found[:, window] = np.where(same, own[:, 0], NODATA)
+        return found
+
+    def of_years(self, probability: np.ndarray) -> np.ndarray:
+        """Return the probabilities of the years, [sample, year, class], from those of the windows, float32."""
+        if self.shares is None:
+            return probability
+        out = np.zeros((len(probability), len(self.years), probability.shape[2]), np.float32)
+        # Window by window in a fixed order: the sums of a matrix product may depend on its shape.
+        for year, shares in enumerate(self.shares):
+            for window in np.flatnonzero(shares):
+                out[:, year] += shares[window] * probability[:, window]
+        return out
 
     def windows(self, series: np.ndarray, count: np.ndarray | None, day: np.ndarray) -> Windows:
         """Cut series.
@@ -89,6 +151,10 @@ class Cut:
             observed |= ~observed.any(axis=2, keepdims=True)
         own = day[:, self.positions] - self.first_day[:, None]
         return Windows(values, observed, np.broadcast_to(own.astype(np.float32), values.shape[:3]))
+
+
+def _new_year(years: Sequence[int]) -> np.ndarray:
+    return np.array([day_number(date(int(year), 1, 1)) for year in years])
 
 
 def normalisation(windows: Windows) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,16 @@ from lcu.legend import NODATA
 from lcu.ranks import on_root, together
 from lcu.sample import Samples
 from lcu.sample.draw import TEST, TRAINING
-from lcu.train import checkpoint, deep, yearly
+from lcu.train import checkpoint, deep, update, yearly
 from lcu.train import model as models
 from lcu.train.loop import TrainError
 from lcu.train.networks import NETWORKS
+from lcu.train.stable import stable_samples
 
 log = logging.getLogger(__name__)
+
+# Folder of the model whose maps of single years show what is stable.
+FIRST = "first"
 
 # Fewest samples with which a class can be learned and held out.
 FEWEST_SAMPLES = 4
@@ -36,14 +41,34 @@ def run(config: Config, comm: MPI.Comm, report: Any) -> str:
         about = on_root(comm, "taking a model of another run", _take, config)
         return f"{summary(about)}; taken from {config.train.from_model}"
     samples = on_root(comm, "reading the samples", Samples.read, config.directory)
-    table = {
-        name: value for name, value in config.table()["train"].items() if name != "distributed"
-    }
-    mark = store.fingerprint("model 2", table, config.table()["run"]["seed"], samples.fingerprint)
-    if not on_root(comm, "looking for a model", _is_trained, config, mark):
-        _train(config, comm, samples, mark, report)
-    about = on_root(comm, "reading the model", models.load, config.directory).about
-    return summary(about)
+    folder = config.directory / "model"
+    if config.classify.strategy == "multi-year":
+        yearly_config = replace(config, classify=replace(config.classify, strategy="yearly"))
+        first = _trained(yearly_config, comm, samples, folder / FIRST, report)
+        samples = stable_samples(yearly_config, comm, samples, first, report)
+    return summary(_trained(config, comm, samples, folder, report).about)
+
+
+def _trained(
+    config: Config, comm: MPI.Comm, samples: Samples, folder: Path, report: Any
+) -> models.Model:
+    """Train a model unless the right one is in the folder; return it on every rank."""
+    table, strategy = config.table(), config.classify.strategy
+    keys = {name: value for name, value in table["train"].items() if name != "distributed"}
+    cut = [config.window, config.step] if strategy == "shifted-window" else []
+    former = None
+    if config.train.update == "fine-tune":
+        former = on_root(comm, "looking for a former model", update.former_model, folder, samples)
+    if former is None:
+        for name in ("update", "fade", "replay"):
+            del keys[name]
+    mark = store.fingerprint(
+        "model 3", keys, table["run"]["seed"], samples.fingerprint, strategy, cut,
+        former and former.fingerprint,
+    )  # fmt: skip
+    if not on_root(comm, "looking for a model", _is_trained, folder, mark):
+        _train(config, comm, samples, folder, former, mark, report)
+    return on_root(comm, "reading the model", models.read, folder)
 
 
 def summary(about: dict[str, Any]) -> str:
@@ -53,6 +78,9 @@ def summary(about: dict[str, Any]) -> str:
         for years, entry in about["scores"].items()
     )
     text = f"{about['model']}, agreement with the old map on test polygons: {scores}"
+    if "former" in about:
+        before, after = (_macro_f1(about["known_years"][when]) for when in ("before", "after"))
+        text += f"; went on from the former model: macro F1 of the years it knew {before} before, {after} after"
     left_out = [
         entry["name"] for entry in about["legend"] if entry["value"] not in about["classes"]
     ]
@@ -63,12 +91,19 @@ def summary(about: dict[str, Any]) -> str:
     )
 
 
-def _is_trained(config: Config, mark: str) -> bool:
-    path = config.directory / "model" / "model.json"
+def _macro_f1(scores: dict[str, dict[str, float]]) -> str:
+    return f"{np.mean([entry['f1'] for entry in scores.values()]):.3f}" if scores else "-"
+
+
+def _is_trained(folder: Path, mark: str) -> bool:
+    path = folder / "model.json"
     return path.exists() and store.read_json(path, "train").get("fingerprint") == mark
 
 
-def _train(config: Config, comm: MPI.Comm, samples: Samples, mark: str, report: Any) -> None:
+def _train(
+    config: Config, comm: MPI.Comm, samples: Samples, folder: Path, former: models.Model | None, mark: str,
+    report: Any,
+) -> None:  # fmt: skip
     with together(comm, "looking at the samples"):
         classes = learnable(samples, is_network=config.train.model in NETWORKS)
         if len(classes) < 2:
@@ -76,13 +111,19 @@ def _train(config: Config, comm: MPI.Comm, samples: Samples, mark: str, report: 
                 f"{len(classes)} class has at least {FEWEST_SAMPLES} samples; a model needs two. Look at "
                 "what the sample stage kept (sample.erosion, sample.per_class, sample.legend)"
             )
+        about = _about(config, samples, mark)
+        if former is not None:
+            same = ("model", "strategy", "bands", "window", "legend")
+            update.check(former, {name: about[name] for name in same}, classes)
+            classes = former.about["classes"]
+            about["former"] = former.fingerprint
     if config.train.model in NETWORKS:
-        own, tensors = deep.train(config, comm, samples, classes, mark, report)
+        own, tensors = deep.train(config, comm, samples, classes, folder, former, mark, report)
     else:
         own, tensors = yearly.train(config, comm, samples, classes, report)
-    about = _about(config, samples.fingerprint, mark) | {"classes": classes} | own
-    on_root(comm, "writing the model", models.save, models.Model(about, tensors), config.directory)
-    on_root(comm, "removing checkpoints", checkpoint.forget, config.directory / "model")
+    about |= {"classes": classes} | own
+    on_root(comm, "writing the model", models.save, models.Model(about, tensors), folder)
+    on_root(comm, "removing checkpoints", checkpoint.forget, folder)
 
 
 def learnable(samples: Samples, *, is_network: bool) -> list[int]:
@@ -101,7 +142,7 @@ def learnable(samples: Samples, *, is_network: bool) -> list[int]:
     ]
 
 
-def _about(config: Config, samples: str, mark: str) -> dict[str, Any]:
+def _about(config: Config, samples: Samples, mark: str) -> dict[str, Any]:
     return {
         "model": config.train.model,
         "strategy": config.classify.strategy,
@@ -113,7 +154,8 @@ def _about(config: Config, samples: str, mark: str) -> dict[str, Any]:
             {"value": entry.value, "name": entry.name, "colour": entry.colour}
             for entry in config.legend.classes
         ],
-        "samples": samples,
+        "samples": samples.fingerprint,
+        "made_from": dict(zip(map(str, samples.years), samples.made_from, strict=True)),
         "configuration": provenance(config),
         "versions": {
             "lcu": lcu.__version__,
@@ -124,7 +166,9 @@ def _about(config: Config, samples: str, mark: str) -> dict[str, Any]:
 
 
 def _window(config: Config) -> int:
-    """Return the number of periods that describe a year."""
+    """Return the number of periods that a model reads of a year, or of a shifted window."""
+    if config.classify.strategy == "shifted-window":
+        return config.window
     year = config.archive.years[0]
     return len(positions_of_year(config.periods, year, config.period, config.margin))
 
@@ -139,6 +183,7 @@ def _take(config: Config) -> dict[str, Any]:
         ("bands", list(config.composite.bands)),
         ("legend", [(entry.value, entry.name) for entry in config.legend.classes]),
         ("window", _window(config)),
+        ("strategy", config.classify.strategy),
     ):
         found = source.about[name]
         found = [(entry["value"], entry["name"]) for entry in found] if name == "legend" else found
@@ -149,9 +194,13 @@ def _take(config: Config) -> dict[str, Any]:
             )
     mark = store.fingerprint("model 2 from", source.fingerprint, source.about["tensors"])
     about = source.about | {"fingerprint": mark}
-    if not _is_trained(config, mark):
-        models.save(models.Model(about, source.tensors), config.directory)
+    folder = config.directory / "model"
+    if not _is_trained(folder, mark):
+        models.save(models.Model(about, source.tensors), folder)
     return about
 
 
-_WORDS = {"bands": "the bands", "legend": "the legend", "window": "this many periods a year:"}
+_WORDS = {
+    "bands": "the bands", "legend": "the legend", "window": "this many periods a year:",
+    "strategy": "classify.strategy",
+}  # fmt: skip

@@ -1,4 +1,7 @@
-"""Models that have one part a year (SVM, ensemble of SVMs, random forest): search and fits over the ranks."""
+"""Models that are fitted (SVM, ensemble of SVMs, random forest): search and fits over the ranks.
+
+They have one part a year, or one for all of them where the strategy wants one model.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,18 @@ from lcu.sample.draw import TEST
 from lcu.train import forest, svm
 from lcu.train.loop import TrainError
 from lcu.train.model import YEARLY
+from lcu.train.series import Cut
 
 log = logging.getLogger(__name__)
 
 # Power of the samples' weights (share of the map over share of the samples).
 WEIGHT_POWER = {"balanced": 0.0, "square-root": 0.5, "prior": 1.0}
 
-Best = dict[int, tuple[float, float]]
+# A year, or ALL: what a part of the model is for.
+Name = int | str
+ALL = "all"
+
+Best = dict[Name, tuple[float, float]]
 
 
 def train(
@@ -34,10 +42,14 @@ def train(
     """Return what the model is (years, scores) and its tensors, on every rank."""
     with together(comm, "preparing the training data"):
         filled = samples.filled()
-        data = {
-            year: year_data(config, samples, filled, year, classes) for year in config.archive.years
-        }
-        data = {year: both for year, both in data.items() if both is not None}
+        if config.classify.strategy == "yearly":
+            data = {
+                year: year_data(config, samples, filled, year, classes)
+                for year in config.archive.years
+            }
+        else:
+            data = {ALL: all_data(config, samples, filled, classes)}
+        data = {name: both for name, both in data.items() if both is not None}
         if not data:
             raise TrainError(
                 f"no year of {list(config.archive.years)} has samples with clear observations"
@@ -56,7 +68,8 @@ def train(
             "test_agreement": _agreement(config.train.model, fitted, held),
             **_numbers(fitted, best.get(year)),
         }
-    return {"years": sorted(data), "scores": scores}, dict(sorted(tensors.items()))
+    years = list(data) if ALL not in data else labelled_years(samples, classes)
+    return {"years": sorted(years), "scores": scores}, dict(sorted(tensors.items()))
 
 
 def year_data(
@@ -70,15 +83,45 @@ def year_data(
     label = samples.label[:, position]
     usable = np.isin(label, classes) & filled.any(axis=(1, 2))
     inside = positions_of_year(config.periods, year, config.period, config.margin)
+    return _parts(config, samples, filled[:, inside], label, usable)
+
+
+def all_data(
+    config: Config, samples: Samples, filled: np.ndarray, classes: Sequence[int]
+) -> tuple[svm.Data, svm.Data] | None:
+    """Return the same of one year, or shifted window, of each sample: a random one of those that have a label.
+
+    So one model of all years costs what one of a year does: an SVM's time grows with the square of its samples.
+    """
+    cut = Cut.of(config, samples.years)
+    label = cut.labels(samples.label)
+    known = np.isin(label, classes) & filled.any(axis=(1, 2))[:, None]
+    random = np.random.default_rng(config.run.seed).random(known.shape)
+    chosen = np.where(known, random, -1).argmax(axis=1)
+    rows = np.arange(len(label))
+    series = filled[rows[:, None], cut.positions[chosen]]
+    return _parts(config, samples, series, label[rows, chosen], known.any(axis=1))
+
+
+def _parts(
+    config: Config, samples: Samples, series: np.ndarray, label: np.ndarray, usable: np.ndarray
+) -> tuple[svm.Data, svm.Data] | None:
+    """Split series [sample, time, band] that are `usable` into what is learned from and what is held out."""
     weight = samples.weight ** np.float32(WEIGHT_POWER[config.train.class_weight])
-    whole = svm.Data(svm.features(filled[:, inside]), label, samples.polygon, weight)
+    whole = svm.Data(svm.features(series), label, samples.polygon, weight)
     learned, held = usable & (samples.split != TEST), usable & (samples.split == TEST)
     if len(np.unique(label[learned])) < 2:
         return None
     return whole.part(learned), whole.part(held)
 
 
-def _search(config: Config, comm: MPI.Comm, data: dict[int, svm.Data], report: Any) -> Best:
+def labelled_years(samples: Samples, classes: Sequence[int]) -> list[int]:
+    """Return the years in which samples of the classes are labelled."""
+    known = np.isin(samples.label, classes).any(axis=0)
+    return [year for year, any_of in zip(samples.years, known, strict=True) if any_of]
+
+
+def _search(config: Config, comm: MPI.Comm, data: dict[Name, svm.Data], report: Any) -> Best:
     """Return the best (C, gamma) of each year: every fit of the grid is a unit of work."""
     train = config.train
     grid = list(itertools.product(train.c, train.gamma))
@@ -107,18 +150,18 @@ def _search(config: Config, comm: MPI.Comm, data: dict[int, svm.Data], report: A
         share = scores[:, 0] / np.maximum(scores[:, 1], 1e-12)
         best[year] = grid[int(np.argmax(share))]
         log.info(
-            "%d: C %g, gamma %g / features, cross-validated %.4f", year, *best[year], share.max()
+            "%s: C %g, gamma %g / features, cross-validated %.4f", year, *best[year], share.max()
         )
     return best
 
 
 def _fit(
-    config: Config, comm: MPI.Comm, data: dict[int, svm.Data], best: Best, report: Any
-) -> dict[int, svm.Tensors]:
+    config: Config, comm: MPI.Comm, data: dict[Name, svm.Data], best: Best, report: Any
+) -> dict[Name, svm.Tensors]:
     """Fit every member of every year on one rank; return all years' tensors on every rank."""
     members = config.train.members if config.train.model == "svm-ensemble" else 1
     work = [(year, member) for year in sorted(data) for member in range(members)]
-    fitted: dict[tuple[int, int], svm.Tensors] = {}
+    fitted: dict[tuple[Name, int], svm.Tensors] = {}
     own = mine(work, comm)
     with together(comm, "fitting the models"):
         for done, (year, member) in enumerate(own):
