@@ -95,7 +95,7 @@
   });
 
   const map = L.map("map", {
-    crs: L.CRS.Simple, minZoom: -8, maxZoom: 6, zoomSnap: 0.5, zoomDelta: 0.5, attributionControl: false,
+    crs: L.CRS.Simple, minZoom: -8, maxZoom: 6, zoomSnap: 0.25, zoomDelta: 0.5, attributionControl: false,
     zoomAnimation: false, fadeAnimation: false, wheelPxPerZoomLevel: 120,
   });
   map.createPane("left").style.zIndex = 210;
@@ -191,10 +191,10 @@
       const sure = find("confidence", image.year), seen = find("observations", image.year);
       if (sure && !image.reference) {
         const percent = (await values(sure))[at];
-        if (percent <= 100) more.push(percent === 100 ? "100" : `${percent}\u2013${percent + 9}`);
+        if (percent <= 100) more.push(percent === 100 ? "100 %" : `${percent}\u2013${percent + 9} %`);
       }
       if (seen && !image.reference) more.push(`${(await values(seen))[at]} obs.`);
-      found.push([image, value, more.join(", ")]);
+      found.push([image, value, more.join("\n")]);
     }
     if (turn !== asked) return;
     const table = document.createElement("table");

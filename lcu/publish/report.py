@@ -321,7 +321,9 @@ def cleaning(config: Config) -> tuple[list[str], list[tuple[str, list[int]]]]:
     if not path.exists():
         return [], []
     counts = store.read_json(path, "sample")
-    names = list(next(iter(counts.values()))) if counts else []
+    # From what could be learned from to what remained; the file is in the order of the alphabet.
+    place = {"labelled": 0, "kept": 2}
+    names = sorted(next(iter(counts.values()), []), key=lambda name: (place.get(name, 1), name))
     return names, [(name, [entry[column] for column in names]) for name, entry in counts.items()]
 
 

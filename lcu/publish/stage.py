@@ -279,7 +279,8 @@ def _view(
         if any(str(_path(config, tile, year, "MAP")) in there for year in config.archive.years)
     ]
     # The old map, and of each year what `_images` makes of it.
-    stride = views.stride_of(mapped, 1 + 4 * len(config.archive.years))
+    layers = len(SHOWN) + bool(config.assess.reference)
+    stride = views.stride_of(mapped, 1 + layers * len(config.archive.years))
     made, failed = _each(
         ranks.mine([(tile,) for tile in mapped], comm, lambda unit: unit[0].grid.height * unit[0].grid.width),
         lambda unit: _view_tile(config, *unit, stride, there, old),
@@ -296,7 +297,7 @@ def _view_tile(config: Config, tile: Tile, stride: int, there: set[str], old: Ol
     since = config.sample.old_map_year
     outdated = ((block, old(tile.id, block)) for block in grid.blocks(size))
     small = preview.shrink(outdated, grid, stride, config.legend)
-    images = [views.Image("classes", None, f"Old map {since}", f"Old map {since}", views.encode(small))]  # fmt: skip
+    images = [views.Image("classes", None, f"Old map {since}", f"Old {since}", views.encode(small))]  # fmt: skip
     most = 0
     for year in sorted(config.archive.years):
         for layer, (kind, name, number) in SHOWN.items():
@@ -320,7 +321,8 @@ def _view_tile(config: Config, tile: Tile, stride: int, there: set[str], old: Ol
         if reference is not None:
             small = preview.shrink(reference, grid, stride, config.legend)
             name = f"Reference {year}"
-            images.append(views.Image("classes", year, name, name, views.encode(small), reference=True))  # fmt: skip
+            png = views.encode(small)
+            images.append(views.Image("classes", year, name, f"Ref. {year}", png, reference=True))
     metres = grid.resolution * stride if in_metres(grid) else None
     height, width = small.shape
     return views.View(tile.id, height, width, stride, metres, most, tuple(images))
