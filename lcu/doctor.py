@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (
     "numpy", "scipy", "sklearn", "matplotlib", "jinja2", "defusedxml", "requests", "pystac", "pystac_client",
-    "tenacity", "blake3",
+    "tenacity", "blake3", "xstatic.pkg.leaflet",
 )  # fmt: skip
 DRIVERS = ("JP2OpenJPEG", "SENTINEL2", "COG", "GTiff", "GPKG", "GeoJSON")
 

@@ -16,7 +16,6 @@ import os
 import platform
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -28,7 +27,7 @@ from mpi4py import MPI
 
 import lcu
 from lcu import config as configuration
-from lcu import lock, store
+from lcu import lock, store, usage
 from lcu.config import Config, ConfigError
 from lcu.deadline import OutOfTime
 from lcu.grid import Block, Tile
@@ -149,7 +148,9 @@ def publish(config: Config, comm: MPI.Comm, report: Report) -> Result:
 
     maps = on_root(comm, "opening the maps", Maps.open, config)
     old = _old_map(config, comm, maps)
-    accuracy, earlier = on_root(comm, "reading earlier results", _earlier_results, config)
+    accuracy, earlier, provenance = on_root(
+        comm, "reading earlier results", _earlier_results, config
+    )
     with together(comm, "reading the samples"):
         samples = Samples.read(config.directory)
     paths, failures = stage.run(
@@ -161,16 +162,19 @@ def publish(config: Config, comm: MPI.Comm, report: Report) -> Result:
         accuracy,
         fingerprint=maps.fingerprint,
         earlier=earlier,
+        provenance=provenance,
         samples=samples,
         origins=on_root(comm, "reading what composites were made from", origins, config),
     )
     return Result(failures, "\n".join([f"{len(paths)} files", *(f"  {path}" for path in paths)]))
 
 
-def _earlier_results(config: Config) -> tuple[dict[int, Any] | None, list[Failure]]:
+def _earlier_results(config: Config) -> tuple[dict[int, Any], list[Failure], dict[str, Any]]:
     from lcu.assess import read_results
 
-    return read_results(config), _read_failures(config.directory)
+    path = config.directory / "provenance.json"
+    provenance = store.read_json(path, "run") if path.exists() else {}
+    return read_results(config), _read_failures(config.directory), provenance
 
 
 def _old_map(config: Config, comm: MPI.Comm, maps: Any) -> Callable[[str, Block], np.ndarray]:
@@ -216,17 +220,22 @@ def _run(config: Config, comm: MPI.Comm, names: Sequence[str], started: datetime
     _header(config, comm)
     timings: dict[str, float] = {}
     for name in names:
-        begun = time.perf_counter()
+        begun = usage.mark()
         log.info("stage %s begins", name)
         result = STAGES[name](config, comm, Progress(name, comm.rank == 0))
         comm.Barrier()
-        timings[name] = round(time.perf_counter() - begun, 2)
+        used = usage.since(begun, comm)
+        timings[name] = used["seconds"]
         on_root(
             comm, "writing failed.csv", _write_failures, config.directory, name, result.failures
         )
         _say(comm, f"{name:<10} {timings[name]:8.1f} s  {result.summary.lstrip()}")
         log.info("stage %s ends after %.1f s", name, timings[name])
-    on_root(comm, "writing the provenance", _write_provenance, config, comm.size, started, timings)
+        # After every stage: the report says what those before it used.
+        on_root(
+            comm, "writing the provenance", _write_provenance,
+            config, comm.size, started, timings, {name: used},
+        )  # fmt: skip
     return _end(config, comm)
 
 
@@ -277,9 +286,16 @@ def _backend(config: Config, comm: MPI.Comm) -> str:
 
 
 def _write_provenance(
-    config: Config, ranks: int, started: datetime, timings: dict[str, float]
+    config: Config,
+    ranks: int,
+    started: datetime,
+    timings: dict[str, float],
+    used: dict[str, dict[str, Any]],
 ) -> None:
-    store.write_json(config.directory / "provenance.json", {
+    """Write what ran; `used` is put beside what the other stages used when they last ran."""
+    path = config.directory / "provenance.json"
+    earlier = store.read_json(path, "run").get("stages", {}) if path.exists() else {}
+    store.write_json(path, {
         "software": f"lcu {lcu.__version__}",
         "python": platform.python_version(),
         "host": platform.node(),
@@ -290,6 +306,7 @@ def _write_provenance(
         "started": started.isoformat(timespec="seconds"),
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": timings,
+        "stages": {**earlier, **used},
         "synthetic": config.simulate is not None,
     })  # fmt: skip
 

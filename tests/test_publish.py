@@ -446,6 +446,12 @@ def test_the_report_stands_alone_and_shows_the_old_map_beside_the_new(world):
     failures = assess.run(config, MPI.COMM_SELF, world.tiles, sources, lambda text: None)
     assert failures == []
     accuracy = assess.read_results(config)
+    bins = [{"from": 0.9, "to": 1.0, "n": 4321, "confidence": 0.955, "accuracy": 0.905}]
+    accuracy[2019] |= {
+        "baselines": {"majority class": {"overall_accuracy": 0.123, "macro_f1": None}},
+        "reliability": {"bins": bins, "expected_calibration_error": 0.051, "temperature": 1.25},
+        "filters": [{"filter": "too far from the point", "removed": 77}],
+    }
     earlier = [Failure("composite", "S2A_X", "B8A is <truncated>")]
     paths, _ = world.run(config, accuracy=accuracy, earlier=earlier, provenance={"Host": "node-7"})
     page = Path(paths[-1]).read_text(encoding="utf-8")
@@ -453,7 +459,12 @@ def test_the_report_stands_alone_and_shows_the_old_map_beside_the_new(world):
     parser.feed(page)
     assert parser.open == []
     assert parser.sources
-    assert all(source.startswith("data:image/png;base64,") for source in parser.sources)
+    # Links lead to what the run left beside the page, or into the page; nothing is loaded.
+    own = [source for source in parser.sources if not source.startswith("data:")]
+    assert own
+    for source in own:
+        there = source[1:] if source.startswith("#") else source
+        assert f'id="{there}"' in page or (Path(paths[-1]).parent / there).exists()
     cells = re.findall(r'class="(new|old)">([^<]*)<', page)
     assert cells
     assert [kind for kind, _ in cells] == ["new", "old"] * (len(cells) // 2)
@@ -462,6 +473,17 @@ def test_the_report_stands_alone_and_shows_the_old_map_beside_the_new(world):
     assert report.number(accuracy[2018]["old_map"]["overall_accuracy"]) in page
     assert "B8A is &lt;truncated&gt;" in page
     assert "node-7" in page
+    for text in (
+        "majority class",
+        ">0.123<",
+        "4,321",
+        "0.905",
+        "0.051",
+        "1.250",
+        "too far",
+        ">77<",
+    ):
+        assert text in page
     assert "old_map_year = 2012" in page
 
 

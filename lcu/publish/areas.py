@@ -16,6 +16,7 @@ from lcu.legend import Legend
 from lcu.projection import in_metres
 from lcu.publish import geotiff
 from lcu.publish.mosaic import NAME
+from lcu.publish.preview import FAINT, INK, as_png, new_figure
 
 HEADER = (
     "region", "year", "value", "class", "pixels", "percent", "hectares",
@@ -107,3 +108,95 @@ def _estimates(
         tuple("" if np.isnan(value) else f"{value:.2f}" for value in row)
         for row in zip(found["area"], low, found["area"] + around, strict=True)
     ]
+
+
+def read(path: Path) -> dict[str, list[dict[str, str]]]:
+    """Return the rows of ``areas.csv`` by region."""
+    found: dict[str, list[dict[str, str]]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            found.setdefault(row["region"], []).append(row)
+    return found
+
+
+def draw(rows: Sequence[Mapping[str, str]], legend: Legend) -> bytes:
+    """Draw the area of each class by year, rows of one region; return a PNG file.
+
+    Bars are what was counted; points with bars of 95 % are estimates, where there are such.
+    """
+    unit = unit_of(rows)
+    present = [
+        entry for entry in legend.classes
+        if any(row["class"] == entry.name and int(row["pixels"]) for row in rows)
+    ] or list(legend.classes)  # fmt: skip
+    by_name = {entry.name: entry.colour for entry in present}
+    if len({row["year"] for row in rows}) == 1:
+        return _draw_year([row for row in rows if row["class"] in by_name], by_name, unit)
+    high = -(-len(present) // 4)
+    figure = new_figure(11, 2.1 * high + 0.2, layout="constrained")
+    axes = figure.subplots(high, 4, squeeze=False).ravel()
+    for axis, entry in zip(axes, present, strict=False):
+        _draw_class(axis, [row for row in rows if row["class"] == entry.name], unit, entry.colour)
+        axis.set_title(entry.name, loc="left", size=10, color=INK)
+    for axis in axes[len(present) :]:
+        axis.set_visible(False)
+    return as_png(figure)
+
+
+def _draw_year(rows: Sequence[Mapping[str, str]], colours: Mapping[str, str], unit: str) -> bytes:
+    """Draw the classes of a single year below each other."""
+    figure = new_figure(11, 0.32 * len(rows) + 0.8, layout="constrained")
+    axis = figure.subplots()
+    for row in rows:
+        axis.barh(
+            row["class"], float(row[unit] or 0), height=0.7, color=colours[row["class"]],
+            edgecolor=FAINT, linewidth=0.6,
+        )  # fmt: skip
+        if row["estimated_hectares"]:
+            middle, low, high = _interval(row)
+            axis.errorbar(
+                middle, row["class"], xerr=[[middle - low], [high - middle]], fmt="o", color=INK,
+                markersize=4, capsize=4, linewidth=1.2,
+            )  # fmt: skip
+    axis.invert_yaxis()
+    axis.set_xlabel(unit, size=9, color=FAINT)
+    _plain(axis)
+    axis.tick_params(axis="y", labelsize=9, colors=INK)
+    return as_png(figure)
+
+
+def _interval(row: Mapping[str, str]) -> tuple[float, float, float]:
+    return tuple(float(row[key]) for key in ("estimated_hectares", "low_hectares", "high_hectares"))
+
+
+def _plain(axis: Any) -> None:
+    """Leave of an axis what is needed to read it."""
+    axis.tick_params(labelsize=8, colors=FAINT, length=2)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axis.spines[side].set_color("#C8CED4")
+
+
+def unit_of(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return the column that holds the areas: pixels where the grid has no metres."""
+    return "hectares" if any(row["hectares"] for row in rows) else "pixels"
+
+
+def _draw_class(axis: Any, rows: Sequence[Mapping[str, str]], unit: str, colour: str) -> None:
+    years = [row["year"] for row in rows]
+    axis.bar(
+        years, [float(row[unit] or 0) for row in rows], width=0.62, color=colour,
+        edgecolor=FAINT, linewidth=0.6,
+    )  # fmt: skip
+    for row in rows:
+        if row["estimated_hectares"]:
+            middle, low, high = _interval(row)
+            axis.errorbar(
+                row["year"], middle, [[middle - low], [high - middle]], fmt="o", color=INK,
+                markersize=4, capsize=4, linewidth=1.2,
+            )  # fmt: skip
+    axis.set_xlim(-0.8, len(rows) - 0.2)
+    axis.ticklabel_format(axis="y", style="plain", useOffset=False)
+    axis.locator_params(axis="y", nbins=4)
+    _plain(axis)

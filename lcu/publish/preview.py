@@ -34,11 +34,16 @@ def shrink(
     blocks: Iterable[tuple[Block, np.ndarray]], grid: Grid, stride: int, legend: Legend
 ) -> np.ndarray:
     """Return a small map whose pixels are the commonest values: uint8 [y, x]."""
-    height, width = -(-grid.height // stride), -(-grid.width // stride)
-    small = np.full((height, width), NODATA, dtype=np.uint8)
-    for block, values in blocks:
+    return join(
+        ((block, commonest(values, stride, legend)) for block, values in blocks), grid, stride
+    )
+
+
+def join(parts: Iterable[tuple[Block, np.ndarray]], grid: Grid, stride: int) -> np.ndarray:
+    """Put blocks that were made smaller together: uint8 [y, x]; a block's corner is a multiple of `stride`."""
+    small = np.full((-(-grid.height // stride), -(-grid.width // stride)), NODATA, dtype=np.uint8)
+    for block, part in parts:
         row, col = block.row // stride, block.col // stride
-        part = commonest(values, stride, legend)
         small[row : row + part.shape[0], col : col + part.shape[1]] = part
     return small
 

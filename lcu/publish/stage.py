@@ -29,6 +29,7 @@ from lcu.publish import (
     report,
     styles,
     versions,
+    views,
 )  # fmt: skip
 from lcu.publish.samples import draw_profiles, draw_samples
 from lcu.ranks import Failure
@@ -40,6 +41,14 @@ STAGE = "publish"
 
 # Probabilities have a band for each class and take about that much longer.
 COST = {"MAP": 1.0, "CONF": 1.0, "NOBS": 1.0, "PROB": 12.0, "POST": 1.0, "CHG": 3.0}
+
+# Layers that the report's viewer shows: kind of values, name, band.
+SHOWN = {
+    "MAP": ("classes", "Map", 1),
+    "CONF": ("confidence", "Confidence", 1),
+    "NOBS": ("observations", "Clear observations", 1),
+    "CHG": ("change", "Changed to, in", 2),
+}
 
 LayersOf = Callable[[str, int, str, Block], np.ndarray]
 OldMap = Callable[[str, Block], np.ndarray]
@@ -89,6 +98,8 @@ def run(
     failures : list of Failure
         Products that could not be made. The same on every rank.
     """
+    with ranks.together(comm, "looking for the report's map viewer"):
+        report.viewer_files()
     products = [
         (tile, year, layer)
         for tile in tiles.values()
@@ -132,9 +143,11 @@ def run(
     failures += failed
     pictures, failed = _draw_samples(config, comm, tiles, old, samples)
     failures += failed
+    shown, failed = _view(config, comm, tiles, set(paths), old)
+    failures += failed
     page = ranks.on_root(
         comm, "writing the report", _write_report,
-        config, tiles, accuracy or {}, maps, [*earlier, *failures], [*paths, *pictures], provenance or {}, pictures,
+        config, tiles, accuracy or {}, shown, [*earlier, *failures], [*paths, *pictures], provenance or {}, pictures,
     )  # fmt: skip
     return [*paths, *pictures, page], failures
 
@@ -280,6 +293,65 @@ def _draw_profiles(config: Config, samples: Samples) -> list[str]:
     path = config.directory / "samples" / "clusters.png"
     write_whole(path, picture)
     return [str(path)]
+
+
+def _view(
+    config: Config, comm: MPI.Comm, tiles: Mapping[str, Tile], there: set[str], old: OldMap
+) -> tuple[list[views.View], list[Failure]]:
+    """Make the viewer's images of every tile that has a map; rank 0 gets them."""
+    mapped = [
+        tile
+        for tile in tiles.values()
+        if any(str(_path(config, tile, year, "MAP")) in there for year in config.archive.years)
+    ]
+    # The old map, and of each year what `_images` makes of it.
+    layers = len(SHOWN) + bool(config.assess.reference)
+    stride = views.stride_of(mapped, 1 + layers * len(config.archive.years))
+    made, failed = _each(
+        ranks.mine([(tile,) for tile in mapped], comm, lambda unit: unit[0].grid.height * unit[0].grid.width),
+        lambda unit: _view_tile(config, *unit, stride, there, old),
+    )  # fmt: skip
+    failures = ranks.gather(failed, comm)
+    # To rank 0 alone, and not with `ranks.gather`: they are megabytes.
+    gathered = comm.gather(made, root=0)
+    shown = [view for part in gathered or [] for view in part]
+    return sorted(shown, key=lambda view: view.tile), failures
+
+
+def _view_tile(config: Config, tile: Tile, stride: int, there: set[str], old: OldMap) -> views.View:
+    grid, size = tile.grid, preview.block_size(stride)
+    since = config.sample.old_map_year
+    outdated = ((block, old(tile.id, block)) for block in grid.blocks(size))
+    small = preview.shrink(outdated, grid, stride, config.legend)
+    images = [views.Image("classes", None, f"Old map {since}", f"Old {since}", views.encode(small))]  # fmt: skip
+    most = 0
+    for year in sorted(config.archive.years):
+        for layer, (kind, name, number) in SHOWN.items():
+            if layer == "CHG" and year not in config.changes:
+                continue
+            path = _path(config, tile, year, layer)
+            if str(path) not in there:
+                continue
+            blocks = geotiff.read_blocks(path, grid, size, number)
+            if kind == "confidence":
+                small = views.shrink_confidence(blocks, grid, stride)
+            elif kind == "observations":
+                small = views.shrink_observations(blocks, grid, stride)
+                most = max(most, int(small.max()))
+            else:
+                small = preview.shrink(blocks, grid, stride, config.legend)
+            images.append(
+                views.Image(kind, year, f"{name} {year}", str(year), views.encode(small), path.name)
+            )
+        reference = _reference_blocks(config, tile, year, size)
+        if reference is not None:
+            small = preview.shrink(reference, grid, stride, config.legend)
+            name = f"Reference {year}"
+            png = views.encode(small)
+            images.append(views.Image("classes", year, name, f"Ref. {year}", png, reference=True))
+    metres = grid.resolution * stride if in_metres(grid) else None
+    height, width = small.shape
+    return views.View(tile.id, height, width, stride, metres, most, tuple(images))
 
 
 def _each(units: Iterable[tuple], work: Callable[[tuple], Any]) -> tuple[list[Any], list[Failure]]:
@@ -448,24 +520,19 @@ def _write_report(
     config: Config,
     tiles: dict[str, Tile],
     accuracy: Mapping[int, dict[str, Any]],
-    maps: Sequence[tuple[Tile, int]],
+    shown: Sequence[views.View],
     failures: Sequence[Failure],
     paths: Sequence[str],
     provenance: Mapping[str, Any],
     pictures: Sequence[str],
 ) -> str:
-    previews = [
-        (tile.id, year, base64.b64encode(picture.read_bytes()).decode("ascii"))
-        for tile, year in maps
-        if (picture := _path(config, tile, year, "MAP").with_suffix(".png")).exists()
-    ]
-    shown = [
+    samples = [
         (Path(name).stem, base64.b64encode(Path(name).read_bytes()).decode("ascii"))
         for name in pictures
     ]
     training = base64.b64encode(curves.of_run(config.directory) or b"").decode("ascii")
     page = report.render(
-        config, tiles, accuracy, previews, failures, paths, provenance, shown, training=training
+        config, tiles, accuracy, shown, failures, paths, provenance, samples, training=training
     )
     path = config.directory / "report" / "index.html"
     write_whole(path, page)
