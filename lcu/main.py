@@ -14,11 +14,12 @@ import io
 import logging
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from mpi4py import MPI
 
 import lcu
 from lcu import config as configuration
-from lcu import lock, store
+from lcu import deadline, lock, store
 from lcu.config import Config, ConfigError
 from lcu.deadline import OutOfTime
 from lcu.grid import Block, Tile
@@ -191,6 +192,8 @@ def run(config: Config, comm: MPI.Comm, names: Sequence[str]) -> int:
         )
     started = datetime.now(UTC)
     _start_log(config, comm, started)
+    limit = on_root(comm, "asking how long the job lasts", deadline.time_limit, config.run)
+    deadline.watch(limit)
     with _locked(config, comm):
         return _run(config, comm, names, started)
 
@@ -200,6 +203,8 @@ def _run(config: Config, comm: MPI.Comm, names: Sequence[str], started: datetime
     _header(config, comm)
     timings: dict[str, float] = {}
     for name in names:
+        if not deadline.may_begin(comm):
+            raise OutOfTime(f"stopped in time before the stage {name}; {deadline.GO_ON}")
         begun = time.perf_counter()
         log.info("stage %s begins", name)
         result = STAGES[name](config, comm, Progress(name, comm.rank == 0))
@@ -249,6 +254,11 @@ def _header(config: Config, comm: MPI.Comm) -> None:
                f"{len(hosts)} host{'s' if len(hosts) > 1 else ''}, OMP_NUM_THREADS {threads}, "
                f"distributed backend {_backend(config, comm)}")  # fmt: skip
     _say(comm, f"run directory {config.directory}")
+    left = deadline.seconds_left()
+    if np.isfinite(left):
+        end = datetime.now().astimezone() + timedelta(seconds=left)
+        limit = config.run.time_limit
+        _say(comm, f"stops in time for {end:%Y-%m-%d %H:%M:%S %Z} (run.time_limit = {limit})")
 
 
 def _backend(config: Config, comm: MPI.Comm) -> str:
@@ -559,4 +569,7 @@ if __name__ == "__main__":
         sys.stdout.flush()
         sys.stderr.flush()
         MPI.COMM_WORLD.Barrier()
-        sys.exit(code)
+        # So does Slurm, by SIGTERM: the others are leaving with the same code already.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Outside the guard: all ranks agree on the code, and an abort would put another in its place.
+    sys.exit(code)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from lcu import ranks
+from lcu import deadline, ranks
 from lcu.assess import points, tables
 from lcu.assess.matrix import accuracies, error_matrix
 from lcu.assess.reference import RasterReference, close_rasters
@@ -114,9 +114,11 @@ def _compare(
 ) -> tuple[dict[int, dict[str, Any]], list[Failure]]:
     """Count all tiles and years of one reference; return results by year and failures."""
     missing = ranks.on_root(comm, "opening the reference", _missing, reference, tiles)
-    counts, seen, broken = _count_blocks(
-        reference, ranks.mine(units, comm), missing, list(tiles), config.legend, maps, old
-    )
+    own = ranks.mine(units, comm)
+    with ranks.together(comm, "comparing the maps with the reference"):
+        counts, seen, broken = _count_blocks(
+            reference, own, missing, list(tiles), config.legend, maps, old
+        )
     # Integers: their sum is the same in any order, hence for any number of ranks.
     comm.Allreduce(MPI.IN_PLACE, counts)
     comm.Allreduce(MPI.IN_PLACE, seen)
@@ -166,6 +168,7 @@ def _count_blocks(
     seen = np.zeros((len(names), len(years)), dtype=np.int64)
     broken: Counter[tuple[str, str]] = Counter()
     for tile, block in units:
+        deadline.check()
         for column, year in enumerate(years):
             if (tile.id, year) in missing:
                 continue

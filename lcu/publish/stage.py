@@ -12,7 +12,7 @@ import numpy as np
 from mpi4py import MPI
 
 import lcu
-from lcu import ranks, store
+from lcu import deadline, ranks, store
 from lcu.assess import RasterReference, read_codes, write_whole
 from lcu.composite import Origin
 from lcu.config import Config
@@ -84,10 +84,11 @@ def run(
         for year in config.archive.years
         for layer in layers_of(config, year)
     ]
-    written, failed = _each(
-        ranks.mine(products, comm, lambda unit: COST[unit[2]]),
-        lambda unit: _write_product(config, *unit, layers, fingerprint),
-    )
+    with ranks.together(comm, "writing the products"):
+        written, failed = _each(
+            deadline.in_time(ranks.mine(products, comm, lambda unit: COST[unit[2]])),
+            lambda unit: _write_product(config, *unit, layers, fingerprint),
+        )
     paths, failures = ranks.gather(written, comm), ranks.gather(failed, comm)
     maps = [
         (tile, year)

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from mpi4py import MPI
 
-from lcu import store
+from lcu import deadline, store
 from lcu.composite import Composites
 from lcu.config import Config, provenance
 from lcu.grid import Block, Tile
@@ -95,6 +95,7 @@ def run(config: Config, comm: MPI.Comm, report: Any) -> str:
             old = oldmap.OldMap(config.sample, tiles)
         drawn, areas = _draw(config, comm, composites, tiles, old, report)
         _write(config, comm, composites, tiles, drawn, areas, mark)
+        deadline.made()
     return on_root(comm, "reading the samples", _summary, config)
 
 
@@ -147,6 +148,7 @@ def _draw(
     parts, areas = [Candidates.none()], np.zeros(len(config.legend.classes), np.int64)
     with together(comm, "drawing samples"):
         for done, (number, tile, block) in enumerate(own):
+            deadline.check()
             found, area = _candidates(config, composites, tile, number, block, old)
             parts.append(found)
             areas += area

@@ -12,7 +12,7 @@ import torch
 from mpi4py import MPI
 
 import lcu
-from lcu import store
+from lcu import deadline, store
 from lcu.config import Config, provenance
 from lcu.grid import positions_of_year
 from lcu.legend import NODATA
@@ -83,6 +83,7 @@ def _train(config: Config, comm: MPI.Comm, samples: Samples, mark: str, report: 
     about = _about(config, samples.fingerprint, mark) | {"classes": classes} | own
     on_root(comm, "writing the model", models.save, models.Model(about, tensors), config.directory)
     on_root(comm, "removing checkpoints", checkpoint.forget, config.directory / "model")
+    deadline.made()
 
 
 def learnable(samples: Samples, *, is_network: bool) -> list[int]:
