@@ -102,6 +102,8 @@ start_packages() {
     fi
     # Debian's own Python comes in parts.
     if debian_python; then packages+=(python3-dev python3-venv); fi
+    # Only to try job scripts on (make slurm), which needs root anyway.
+    if [ "$(id -u)" = 0 ]; then packages+=(slurm-wlm munge); fi
     mapfile -t missing < <(missing_packages)
     [ ${#missing[@]} -gt 0 ] || return 0
     [ "$(id -u)" = 0 ] || give_up "system packages are missing, which only root can install:" \
