@@ -137,7 +137,7 @@ def stop_with(comm: MPI.Comm, left: int, what: str) -> None:
 
 
 def in_time(units: Iterable[Unit]) -> Iterator[Unit]:
-    """Yield units that one rank makes whole by itself; inside `lcu.ranks.together`.
+    """Yield units that one rank makes by itself, as long as another may begin; inside `lcu.ranks.together`.
 
     Raises
     ------
@@ -150,7 +150,6 @@ def in_time(units: Iterable[Unit]) -> Iterator[Unit]:
             raise OutOfTime
         begun = time.monotonic()
         yield unit
-        made()
         longest = max(longest, time.monotonic() - begun)
 
 

@@ -109,7 +109,8 @@ def test_every_start_makes_a_unit_before_time_stops_it(watching) -> None:
     deadline.check()
     assert list(deadline.in_time([])) == [] and deadline.may_begin(MPI.COMM_SELF, 1e9)
     units = deadline.in_time("abc")
-    assert next(units) == "a"
+    assert [next(units), next(units)] == ["a", "b"]
+    deadline.made()
     with pytest.raises(OutOfTime):
         next(units)
     assert not deadline.may_begin(MPI.COMM_SELF)

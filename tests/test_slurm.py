@@ -115,7 +115,7 @@ NETWORK = (
 
 
 # They take longer than a job of a minute has.
-EPOCHS = 60
+EPOCHS = 200
 
 
 def test_a_job_on_two_modules_trains_on_the_booster_alone(
@@ -148,7 +148,8 @@ def test_what_the_wall_time_cuts_off_is_submitted_again_until_the_run_is_complet
     config = configuration(folder, "cut", (NETWORK[0], NETWORK[1].format(epochs=EPOCHS)))
     with_results(folder, "cut", "composites", "samples")
     done = slurm(
-        SCRIPTS / "submit.sh", config, *ON_ONE, "--time=1", f"--output={tmp_path}/%x-%j.out", limit=LIMIT
+        SCRIPTS / "submit.sh", config, *ON_ONE, "--ntasks-per-node=1", "--time=1",
+        f"--output={tmp_path}/%x-%j.out", limit=LIMIT,
     )  # fmt: skip
     said = logs(tmp_path)
     assert done.returncode == 0, f"{done.stdout}{done.stderr}{said}"

@@ -302,6 +302,7 @@ def _write_product(
         return layers(tile.id, year, layer, block)
 
     geotiff.write_product(path, layer, tile.grid, read, config.legend, tags)
+    deadline.made()
     return str(path)
 
 
