@@ -4,6 +4,7 @@
 #   make test    all tests: serial, on 1 to 4 ranks, kernels with bounds checks
 #   make perf    measure kernels, composites, storage, k-means and retrieval against others, with pictures and tables
 #   make tables  measure quality where the truth is known: cloud masks, samples, years
+#   make slurm   start a Slurm with two partitions here, to try job scripts on (docs/hpc.md); slurm-stop ends it
 #   make lint    ruff
 #   make env     only the environment and the kernels
 #   make clean   remove what was built (not .venv)
@@ -11,7 +12,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-serial test-mpi test-kernels perf tables lint clean
+.PHONY: help env demo test test-serial test-mpi test-kernels perf tables slurm slurm-stop lint clean
 
 RANKS ?= 2
 python := $(CURDIR)/.venv/bin/python
@@ -71,6 +72,13 @@ perf: env
 tables: env
 	@$(enter); $(python) perf/clouds.py; $(python) perf/purity.py --seeds 5; \
 	$(python) perf/usefulness.py --seeds 5; $(python) perf/consistency.py --seeds 1 2 3
+
+slurm: env
+	@jobscripts/slurm.sh start build/slurm
+	@echo "now: source build/slurm/env.sh"
+
+slurm-stop:
+	@jobscripts/slurm.sh stop build/slurm
 
 lint: env
 	@.venv/bin/ruff check .

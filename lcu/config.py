@@ -93,6 +93,12 @@ def _at_least(low: float) -> Callable[[float], str | None]:
     return check
 
 
+def _time_limit(value: float | str) -> str | None:
+    if isinstance(value, str):
+        return None if value == "slurm" else f'expected minutes or "slurm", found {value!r}'
+    return _at_least(0)(value)
+
+
 @dataclass(frozen=True)
 class Run:
     """Where a run lives and what it may use."""
@@ -104,10 +110,11 @@ class Run:
         4.0,
         check=_at_least(0.25),
     )
-    time_limit: float | None = key(
-        "Minutes after which training saves and stops; none: until Slurm's end time, where it is known.",
-        None,
-        check=_at_least(0),
+    time_limit: float | str = key(
+        'Minutes after which a stage stops with exit code 3, to go on when started again; "slurm": until the end of '
+        "the Slurm job, no limit elsewhere.",
+        "slurm",
+        check=_time_limit,
     )
 
 
@@ -733,9 +740,9 @@ def _value(name: str, entry: Field, wanted: Any, value: Any, mistakes: list[str]
 
 def _convert(value: Any, wanted: Any) -> Any:
     if isinstance(wanted, UnionType):
-        return _convert(
-            value, next(part for part in typing.get_args(wanted) if part is not type(None))
-        )
+        kinds = (part for part in typing.get_args(wanted) if part is not type(None))
+        found = (_convert(value, kind) for kind in kinds)
+        return next((converted for converted in found if converted is not None), None)
     if typing.get_origin(wanted) is tuple:
         inner = typing.get_args(wanted)[0]
         items = [_convert(item, inner) for item in (value if isinstance(value, list) else [value])]
@@ -749,7 +756,8 @@ def _convert(value: Any, wanted: Any) -> Any:
 
 def _type_name(wanted: Any) -> str:
     if isinstance(wanted, UnionType):
-        return _type_name(typing.get_args(wanted)[0])
+        kinds = (part for part in typing.get_args(wanted) if part is not type(None))
+        return " or ".join(map(_type_name, kinds))
     if typing.get_origin(wanted) is tuple:
         return f"a list, each {_type_name(typing.get_args(wanted)[0])}"
     return {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}[wanted]

@@ -15,10 +15,11 @@ import logging
 import os
 import platform
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,12 @@ from mpi4py import MPI
 
 import lcu
 from lcu import config as configuration
-from lcu import lock, store, usage
+from lcu import deadline, lock, store, usage
 from lcu.config import Config, ConfigError
 from lcu.deadline import OutOfTime
 from lcu.grid import Block, Tile
 from lcu.progress import Progress, duration, start_log
-from lcu.ranks import Failure, RankError, abort_on_error, on_root, together
+from lcu.ranks import Failure, RankError, abort_on_error, meet, on_root, together
 
 log = logging.getLogger("lcu.main")  # __name__ is __main__, which the log file does not get
 
@@ -211,6 +212,8 @@ def run(config: Config, comm: MPI.Comm, names: Sequence[str]) -> int:
         )
     started = datetime.now(UTC)
     _start_log(config, comm, started)
+    limit = on_root(comm, "asking how long the job lasts", deadline.time_limit, config.run)
+    deadline.watch(limit)
     with _locked(config, comm):
         return _run(config, comm, names, started)
 
@@ -220,10 +223,12 @@ def _run(config: Config, comm: MPI.Comm, names: Sequence[str], started: datetime
     _header(config, comm)
     timings: dict[str, float] = {}
     for name in names:
+        if not deadline.may_begin(comm):
+            raise OutOfTime(f"stopped in time before the stage {name}; {deadline.GO_ON}")
         begun = usage.mark()
         log.info("stage %s begins", name)
         result = STAGES[name](config, comm, Progress(name, comm.rank == 0))
-        comm.Barrier()
+        meet(comm)
         used = usage.since(begun, comm)
         timings[name] = used["seconds"]
         on_root(
@@ -274,6 +279,11 @@ def _header(config: Config, comm: MPI.Comm) -> None:
                f"{len(hosts)} host{'s' if len(hosts) > 1 else ''}, OMP_NUM_THREADS {threads}, "
                f"distributed backend {_backend(config, comm)}")  # fmt: skip
     _say(comm, f"run directory {config.directory}")
+    left = deadline.seconds_left()
+    if np.isfinite(left):
+        end = datetime.now().astimezone() + timedelta(seconds=left)
+        limit = config.run.time_limit
+        _say(comm, f"stops in time for {end:%Y-%m-%d %H:%M:%S %Z} (run.time_limit = {limit})")
 
 
 def _backend(config: Config, comm: MPI.Comm) -> str:
@@ -732,4 +742,7 @@ if __name__ == "__main__":
         sys.stdout.flush()
         sys.stderr.flush()
         MPI.COMM_WORLD.Barrier()
-        sys.exit(code)
+        # So does Slurm, by SIGTERM: the others are leaving with the same code already.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Outside the guard: all ranks agree on the code, and an abort would put another in its place.
+    sys.exit(code)

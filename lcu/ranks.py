@@ -19,6 +19,7 @@ import mpi4py.run
 from mpi4py import MPI
 
 from lcu.clock import spending
+from lcu.deadline import GO_ON, OutOfTime
 
 Unit = TypeVar("Unit")
 
@@ -86,6 +87,8 @@ def together(comm: MPI.Comm, what: str) -> Iterator[None]:
     ------
     RankError
         On every rank, when one failed inside; from the original exception on the guilty ones.
+    OutOfTime
+        On every rank, when some had no time left and nothing else went wrong.
     """
     error: Exception | None = None
     try:
@@ -96,6 +99,8 @@ def together(comm: MPI.Comm, what: str) -> Iterator[None]:
     with spending("waiting"):
         gathered = comm.allgather(said)
     failed = [(rank, *reason) for rank, reason in enumerate(gathered) if reason is not None]
+    if failed and {kind for _, kind, _ in failed} == {OutOfTime.__name__}:
+        raise OutOfTime(f"stopped in time while {what}; {GO_ON}") from error
     if failed:
         named = "; ".join(f"rank {rank}: {kind}: {text}" for rank, kind, text in failed[:4])
         if len({(kind, text) for _, kind, text in failed}) == 1:

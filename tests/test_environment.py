@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -123,27 +124,32 @@ chmod +x "$bin/python"
 
 
 @pytest.fixture
-def jsc(checkout):
-    """Return a function that sources jsc.sh with stand-ins for `module` and Python."""
+def modules(checkout):
+    """Return a function that sources a file with stand-ins for `module` and Python."""
     commands = checkout.parent / "bin"
     log = checkout.parent / "log"
     command(commands, "python3", PYTHON_OF_A_MODULE)
     command(commands, "tar", "exit 0")
     command(commands, "sed", "exit 0")
 
-    def source(**environment):
+    def source(place, **environment):
         log.unlink(missing_ok=True)
         ran = bash(
             'module() { echo "module $@" >>"$LOG"; }; set -u; '
-            f"source '{checkout}/jobscripts/env/jsc.sh'",
+            f"source '{checkout}/jobscripts/env/{place}.sh'",
             path=commands,
             LOG=str(log),
-            SYSTEMNAME="juwels",
             **environment,
         )
-        return ran, log.read_text()
+        return ran, log.read_text() if log.exists() else ""
 
     return source
+
+
+@pytest.fixture
+def jsc(modules):
+    """Return a function that sources jsc.sh on JUWELS."""
+    return partial(modules, "jsc", SYSTEMNAME="juwels")
 
 
 def test_jsc_makes_an_environment_once_and_then_enters_it(jsc):
@@ -176,3 +182,33 @@ def test_jsc_refuses_a_stage_whose_python_is_too_old(jsc):
     assert ran.returncode == 1
     assert "Stages/2022" in log
     assert "too old" in ran.stderr
+
+
+def test_any_modules_can_be_named(modules, checkout):
+    ran, log = modules("modules", LCU_MODULES="gcc/13 openmpi python", LCU_VENV=f"{checkout}/own")
+    assert ran.returncode == 0, ran.stderr
+    assert "module load gcc/13 openmpi python\n" in log
+    assert (checkout / "own" / "lcu-ready").exists()
+
+
+def test_modules_that_nobody_named_are_asked_for(modules):
+    ran, log = modules("modules")
+    assert ran.returncode == 1
+    assert "set LCU_MODULES" in ran.stderr and log == ""
+
+
+def test_deep_takes_its_stages_from_their_own_place(modules):
+    ran, log = modules("deep", OTHERSTAGES="/stages")
+    assert ran.returncode == 0, ran.stderr
+    assert log.startswith("module use /stages\n") and "module load Stages/2024 GCC" in log
+
+
+@pytest.mark.parametrize(("system", "place"), [("juwels", "jsc"), ("deep", "deep"), ("", "debian")])
+def test_a_job_enters_the_environment_of_its_place(checkout, system, place):
+    scripts = checkout / "jobscripts" / "env"
+    for name in ("jsc", "deep", "debian", "mine"):
+        (scripts / f"{name}.sh").write_text(f"echo place {name}, $OMP_NUM_THREADS threads")
+    line = f"set -euo pipefail; source '{scripts}/job.sh'"
+    given = {"SYSTEMNAME": system, "SLURM_CPUS_PER_TASK": "12", "SLURM_STEP_ID": "0"}
+    assert bash(line, **given).stdout == f"place {place}, 12 threads\n"
+    assert bash(line, LCU_PLACE="mine", **given).stdout == "place mine, 12 threads\n"

@@ -102,8 +102,9 @@ start_packages() {
     fi
     # Debian's own Python comes in parts.
     if debian_python; then packages+=(python3-dev python3-venv); fi
-    # Only the tests of the report need a browser: who is not root does without.
-    if [ "$(id -u)" = 0 ]; then packages+=(chromium); fi
+    # Only the tests of the report need a browser, and only job scripts are tried on Slurm: who is not root does
+    # without.
+    if [ "$(id -u)" = 0 ]; then packages+=(chromium slurm-wlm munge); fi
     mapfile -t missing < <(missing_packages)
     [ ${#missing[@]} -gt 0 ] || return 0
     [ "$(id -u)" = 0 ] || give_up "system packages are missing, which only root can install:" \

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from lcu import ranks, reliability
+from lcu import deadline, ranks, reliability
 from lcu.assess import consistency, estimates, points, revision, tables
 from lcu.assess.consistency import Landscape, Maps, OldMap
 from lcu.assess.matrix import accuracies, error_matrix, of_one_class, reliability_bins
@@ -183,9 +183,9 @@ def _compare(
 ) -> tuple[Results, list[Failure]]:
     """Count all tiles and years of one reference; return results by year and failures."""
     missing = ranks.on_root(comm, "opening the reference", _missing, reference, tiles)
-    counts, broken = _count_blocks(
-        reference, ranks.mine(units, comm), missing, list(tiles), config.legend, sources
-    )
+    own = ranks.mine(units, comm)
+    with ranks.together(comm, "comparing the maps with the reference"):
+        counts, broken = _count_blocks(reference, own, missing, list(tiles), config.legend, sources)
     # Integers: their sum is the same in any order, hence for any number of ranks.
     for entry in fields(counts):
         comm.Allreduce(MPI.IN_PLACE, getattr(counts, entry.name))
@@ -258,6 +258,7 @@ def _count_blocks(
     counts = Counts.empty(len(names), len(reference.years), len(legend.classes))
     broken: consistency.Broken = Counter()
     for tile, block in units:
+        deadline.check()
         for column, year in enumerate(reference.years):
             if (tile.id, year) in missing:
                 continue

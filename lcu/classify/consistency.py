@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from lcu import store
+from lcu import deadline, store
 from lcu.classify import clcplus, evidence, overlap, smooth, unit
 from lcu.classify.ahead import ahead
 from lcu.classify.maps import SCALE, confidence_of, quantise
@@ -24,7 +24,7 @@ from lcu.classify.years import posterior_of_years
 from lcu.config import Config, ConfigError, provenance
 from lcu.grid import Block, Tile, split
 from lcu.legend import NODATA, OUTSIDE, UNCHANGED, UNKNOWN
-from lcu.ranks import meet, mine, on_root, share, together
+from lcu.ranks import mine, on_root, share, together
 from lcu.sample import OldMap
 from lcu.sample.oldmap import files
 from lcu.store import (
@@ -369,11 +369,15 @@ def run(source: Source, comm: MPI.Comm, block: int, report: Any) -> str:
     group, index, count = store.groups(comm, costs)
     owner = share(costs, count)
     own = [item for item, who in zip(todo, owner, strict=True) if who == index]
-    for done, (tile, part) in enumerate(own):
-        _make_shards(source, about, group, tile, part, block)
-        report(min((done + 1) * count, len(todo)), len(todo), "shards made consistent")
+    left = len(own) if group.rank == 0 else 0
+    # What a group raises, all of its ranks raise.
+    with together(comm, "making the years consistent"):
+        for done, (tile, part) in enumerate(deadline.in_step(group, own)):
+            _make_shards(source, about, group, tile, part, block)
+            left -= group.rank == 0
+            report(min((done + 1) * count, len(todo)), len(todo), "shards made consistent")
     group.Free()
-    meet(comm)
+    deadline.stop_with(comm, left, "consistent shards")
     pixels = sum(costs) * len(source.years)
     return f"{pixels / 1e6:.1f} million made consistent ({source.config.classify.years})"
 
@@ -449,6 +453,7 @@ def _write_shard(
                 piece = Piece(layers[part][dataset], place)
             store.write_round(file, dataset, piece)
     store.finish(file, path, group, store.shard_mark(source.mark, shard))
+    deadline.made()
 
 
 # --- planning -------------------------------------------------------------------------------------

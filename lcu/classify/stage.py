@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from mpi4py import MPI
 
-from lcu import store
+from lcu import deadline, store
 from lcu.classify import consistency
 from lcu.classify.ahead import ahead
 from lcu.classify.maps import confidence, land_cover, quantise
@@ -23,7 +23,7 @@ from lcu.composite import Composites, fill_gaps
 from lcu.config import Config
 from lcu.grid import Block, Tile, split
 from lcu.legend import NODATA, OUTSIDE, UNCHANGED, Legend
-from lcu.ranks import meet, on_root, share, together
+from lcu.ranks import on_root, share, together
 from lcu.sample import patches, read_around
 from lcu.store import (
     BEFORE,
@@ -176,11 +176,15 @@ def run(config: Config, comm: MPI.Comm, report: Any) -> str:
     group, index, count = store.groups(comm, costs)
     owner = share(costs, count)
     own = [item for item, who in zip(todo, owner, strict=True) if who == index]
-    for done, (tile, block, years) in enumerate(own):
-        _make_shards(config, group, composites, model, tile, block, years, marks)
-        report(min((done + 1) * count, len(todo)), len(todo), "shards")
+    left = len(own) if group.rank == 0 else 0
+    # What a group raises, all of its ranks raise.
+    with together(comm, "classifying"):
+        for done, (tile, block, years) in enumerate(deadline.in_step(group, own)):
+            _make_shards(config, group, composites, model, tile, block, years, marks)
+            left -= group.rank == 0
+            report(min((done + 1) * count, len(todo)), len(todo), "shards")
     group.Free()
-    meet(comm)
+    deadline.stop_with(comm, left, "shards of probabilities")
     pixels = sum(block.height * block.width * len(years) for _, block, years in todo)
     said = f"{pixels / 1e6:.1f} million pixels classified"
     if size is None:
@@ -366,3 +370,4 @@ def _write_shard(
         store.write_round(file, PROBABILITY, None if own is None else Piece(own[0], (0, row, col)))
         store.write_round(file, OBSERVATIONS, None if own is None else Piece(own[1], (row, col)))
     store.finish(file, path, group, store.shard_mark(mark, shard))
+    deadline.made()

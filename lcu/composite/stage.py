@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from lcu import acquisition, store
+from lcu import acquisition, deadline, store
 from lcu.acquisition import Acquisition, Tiles
 from lcu.composite import work as sharing
 from lcu.composite.composites import (
@@ -67,8 +67,9 @@ def run(config: Config, comm: MPI.Comm, report: Report) -> tuple[list[Failure], 
         for tile, of in found.items()
     }
     while True:
-        bad, read = _make_shards(config, comm, found, tiles, report)
+        bad, read, left = _make_shards(config, comm, found, tiles, report)
         on_root(comm, "writing reading.json", _write_reading, config, read)
+        deadline.stop_with(comm, left, "shards of composites")
         if not bad:
             break
         # An acquisition that failed in one block is left out of all, so that the result does not
@@ -184,8 +185,18 @@ def _make_shards(
     found: dict[str, list[Acquisition]],
     tiles: dict[str, Tile],
     report: Report,
-) -> tuple[dict[str, Failure], list[Reading]]:
-    """Make every shard that is not whole; return the acquisitions that could not be read, on all ranks."""
+) -> tuple[dict[str, Failure], list[Reading], int]:
+    """Make every shard that is not whole, as long as there is time.
+
+    Returns
+    -------
+    bad : dict of str to Failure
+        Acquisitions that could not be read, by fingerprint, the same on every rank.
+    read : list of Reading
+        What was decoded, the same on every rank.
+    left : int
+        Shards of this group that there was no time for, on its rank 0; else 0.
+    """
     todo = on_root(comm, "looking for finished composites", _left, config, found, tiles)
     costs = [
         sum(sharing.cost(span, shard.block) for span in sharing.spans_of(config, shard.year, found[shard.tile]))
@@ -208,15 +219,17 @@ def _make_shards(
 
     bad: dict[str, Failure] = {}
     read: list[Reading] = []
-    for work in works:
+    left = len(works) if group.rank == 0 else 0
+    for work in deadline.in_step(group, works):
         found_bad, reading = _make_shard(config, group, work, tick)
+        left -= group.rank == 0
         bad |= found_bad
         read.append(reading)
     group.Free()
     merged: dict[str, Failure] = {}
     for name, failure in gather(bad.items(), comm):
         merged.setdefault(name, failure)
-    return merged, gather(read, comm)
+    return merged, gather(read, comm), left
 
 
 def _make_shard(
@@ -234,6 +247,7 @@ def _make_shard(
         computed = time.process_time()
         if not any(group.allgather(bool(reader.bad))):
             write_shard(config, group, work, parts, waiting, scratch)
+            deadline.made()
     if screening:
         screening.close()
     of = sharing.file_pixels(config, work) if group.rank == 0 else 0

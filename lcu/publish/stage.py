@@ -12,7 +12,7 @@ import numpy as np
 from mpi4py import MPI
 
 import lcu
-from lcu import ranks, store
+from lcu import deadline, ranks, store
 from lcu.assess import RasterReference, read_codes, write_whole
 from lcu.composite import Origin
 from lcu.config import Config
@@ -114,10 +114,11 @@ def run(
         config,
         store.fingerprint("publication 1", marks),
     )
-    written, failed = _each(
-        ranks.mine(products, comm, lambda unit: COST[unit[2]]),
-        lambda unit: _write_product(config, *unit, layers, fingerprint),
-    )
+    with ranks.together(comm, "writing the products"):
+        written, failed = _each(
+            deadline.in_time(ranks.mine(products, comm, lambda unit: COST[unit[2]])),
+            lambda unit: _write_product(config, *unit, layers, fingerprint),
+        )
     paths, failures = ranks.gather(written, comm), ranks.gather(failed, comm)
     traced, failed = _each(
         ranks.mine(_changes(config, products, paths), comm),
@@ -398,6 +399,7 @@ def _write_product(
         return layers(tile.id, year, layer, block)
 
     geotiff.write_product(path, layer, tile.grid, read, config.legend, tags)
+    deadline.made()
     return str(path)
 
 

@@ -1,7 +1,7 @@
 """The shell of retrieval: search, choose, show, fetch, record.
 
-One process does it, with a thread for each stream. The first signal to end (Ctrl-C, SIGTERM) stops
-the streams and leaves what came; the same command goes on there.
+One process does it, with a thread for each stream. The first signal to end (Ctrl-C, SIGTERM, SIGUSR1)
+stops the streams and leaves what came; the same command goes on there.
 """
 
 from __future__ import annotations
@@ -140,9 +140,10 @@ def _stoppable(config: Config) -> Iterator[Web]:
 
     def end(number: int, _: object) -> None:
         web.stop.set()
-        signal.signal(number, before[number])  # the second one ends the program at once
+        signal.signal(number, signal.SIG_DFL)  # the second one ends the program at once
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.getsignal(number) for number in numbers}
     for number in before:
         signal.signal(number, end)
     try:

@@ -10,6 +10,7 @@ from mpi4py import MPI
 
 from lcu.composite import Composites
 from lcu.config import Config
+from lcu.deadline import check
 from lcu.grid import Tile, positions_of_year
 from lcu.ranks import together
 from lcu.sample.draw import Candidates, reading_order
@@ -46,6 +47,7 @@ def clean(
     counts["pool"] = counts["candidates"] - total_count(pooled.index, classes, comm)
     pooled = pooled.take(reading_order(pooled))
     with together(comm, "reading the series of candidates"):
+        check()
         pool = _pool(config, composites, tiles, pooled)
     verdict = reliable(
         pool, classes=classes, keep=config.sample.keep, seed=config.run.seed, comm=comm

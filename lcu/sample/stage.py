@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from mpi4py import MPI
 
-from lcu import store
+from lcu import deadline, store
 from lcu.composite import Composites
 from lcu.config import Config, provenance
 from lcu.grid import Block, Tile
@@ -120,6 +120,7 @@ def run(config: Config, comm: MPI.Comm, report: Any) -> str:
         drawn, areas = _draw(config, comm, composites, tiles, old, report)
         split = assign_splits(drawn.index, drawn.polygon, config.run.seed)
         write(config, comm, composites, drawn, areas, split, path, mark)
+        deadline.made()
     return on_root(comm, "reading the samples", _summary, config)
 
 
@@ -174,6 +175,7 @@ def _draw(
     parts, areas = [Candidates.none()], np.zeros(len(config.legend.classes), np.int64)
     with together(comm, "drawing samples"):
         for done, (number, tile, block) in enumerate(own):
+            deadline.check()
             found, area = candidates(config, composites, tile, number, block, old)
             parts.append(found)
             areas += area

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from mpi4py import MPI
 
-from lcu import ranks
+from lcu import deadline, ranks
 from lcu.config import Config, ConfigError
 from lcu.grid import Tile
 from lcu.legend import NODATA
@@ -75,7 +75,8 @@ def run(config: Config, comm: MPI.Comm) -> list[ranks.Failure]:
     made = plan(config)
     units = _units(config, made)
     with ranks.together(comm, "simulating"):
-        for name, _, work in ranks.mine(units, comm, cost=lambda unit: unit[1]):
+        own = ranks.mine(units, comm, cost=lambda unit: unit[1])
+        for name, _, work in deadline.in_time(own):
             work()
             log.info("simulated %s", name)
     _old_map(config, made, comm)

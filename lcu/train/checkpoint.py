@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from lcu import store
 from lcu.config import Run, Train
-from lcu.deadline import OutOfTime, seconds_left
+from lcu.deadline import GO_ON, OutOfTime, made, may_begin
 from lcu.ranks import on_root
 from lcu.train import loop, networks
 from lcu.train.distributed import Distribution
@@ -73,7 +73,7 @@ def fit(
     if start is not None:
         network.load_state_dict(start)
     optimiser = loop.optimiser_of(network, settings, distribution)
-    keeper = Keeper(settings, run, until, comm, folder, mark, network, optimiser, report)
+    keeper = Keeper(settings, until, comm, folder, mark, network, optimiser, report)
     state = keeper.resume()
     if start is not None and not state.epoch:
         state.best = loop.score(network, parts[1], comm)
@@ -88,10 +88,10 @@ class Keeper:
     """Writes a checkpoint after every epoch, reads it at the start, and stops in time; see `fit`."""
 
     def __init__(
-        self, settings: Train, run: Run, until: int, comm: MPI.Comm, folder: Path, mark: str,
+        self, settings: Train, until: int, comm: MPI.Comm, folder: Path, mark: str,
         network: Network, optimiser: Optimizer, report: Report,
     ) -> None:  # fmt: skip
-        self._settings, self._run, self._until = settings, run, until
+        self._settings, self._until = settings, until
         self._comm, self._folder, self._mark, self._report = comm, folder, mark, report
         self._network, self._optimiser = network, optimiser
 
@@ -120,12 +120,12 @@ class Keeper:
             "%s epoch %d: loss %.5f, macro F1 %.4f, %.0f samples/s",
             self._folder.name, state.epoch, row["loss"], row["macro_f1"], row["samples_per_second"],
         )  # fmt: skip
+        made()
         longest = max(row["seconds"] for row in state.history)
-        left = self._comm.bcast(seconds_left(self._run), root=0)
-        if loop.goes_on(state, self._settings, self._until) and left < 1.5 * longest:
+        another = may_begin(self._comm, longest)
+        if loop.goes_on(state, self._settings, self._until) and not another:
             raise OutOfTime(
-                f"stopped in time after epoch {state.epoch} of {self._settings.epochs}; start the same "
-                "command again to go on"
+                f"stopped in time after epoch {state.epoch} of {self._settings.epochs}; {GO_ON}"
             )
 
     def _write(self, state: State) -> None:

@@ -24,7 +24,7 @@ from mpi4py import MPI
 
 from lcu import store
 from lcu.config import Config, Train
-from lcu.deadline import OutOfTime
+from lcu.deadline import GO_ON, OutOfTime
 from lcu.ranks import RankError, on_root, together
 from lcu.train import checkpoint, distributed, networks
 from lcu.train.checkpoint import Report
@@ -221,7 +221,7 @@ def _agree(comm: MPI.Comm, done: list[Trial], failure: Exception | None) -> list
         if isinstance(failure, RankError):
             raise failure
     if any(comm.allgather(isinstance(failure, OutOfTime))):
-        raise OutOfTime("stopped in time while searching; start the same command again to go on")
+        raise OutOfTime(f"stopped in time while searching; {GO_ON}")
     gathered = comm.allgather(done)
     found = {trial.number: trial for part in gathered for trial in part}
     return [found[number] for number in sorted(found)]

@@ -13,7 +13,7 @@ import torch
 from mpi4py import MPI
 
 import lcu
-from lcu import store
+from lcu import deadline, store
 from lcu.config import Config, provenance
 from lcu.grid import positions_of_year
 from lcu.legend import NODATA
@@ -124,6 +124,7 @@ def _train(
     about |= {"classes": classes} | own
     on_root(comm, "writing the model", models.save, models.Model(about, tensors), folder)
     on_root(comm, "removing checkpoints", checkpoint.forget, folder)
+    deadline.made()
 
 
 def learnable(samples: Samples, *, is_network: bool) -> list[int]:

@@ -15,6 +15,7 @@ import torch
 from mpi4py import MPI
 
 from lcu.config import Config
+from lcu.deadline import check
 from lcu.grid import positions_of_year
 from lcu.ranks import mine, together
 from lcu.sample import Samples
@@ -136,6 +137,7 @@ def _search(config: Config, comm: MPI.Comm, data: dict[Name, svm.Data], report: 
     own = mine(range(len(work)), comm)
     with together(comm, "searching C and gamma"):
         for done, number in enumerate(own):
+            check()
             year, setting, fold = work[number]
             right[number] = svm.score(data[year], *grid[setting], pairs[year][fold])
             report(done + 1, len(own), "fits")
@@ -165,6 +167,7 @@ def _fit(
     own = mine(work, comm)
     with together(comm, "fitting the models"):
         for done, (year, member) in enumerate(own):
+            check()
             fitted[year, member] = _fit_one(config, data[year], member, best.get(year))
             report(done + 1, len(own), "fits")
     for part in comm.allgather(fitted):
