@@ -32,7 +32,7 @@ from lcu.config import Config, ConfigError
 from lcu.deadline import OutOfTime
 from lcu.grid import Block, Tile
 from lcu.progress import Progress, start_log
-from lcu.ranks import Failure, RankError, abort_on_error, on_root, together
+from lcu.ranks import Failure, RankError, abort_on_error, end_job, leave, on_root, together
 
 log = logging.getLogger("lcu.main")  # __name__ is __main__, which the log file does not get
 
@@ -521,6 +521,10 @@ def main(comm: MPI.Comm, argv: Sequence[str] | None = None) -> int:
         log.info("%s", stop)
         return _complain(comm, str(stop), 3)
     except (RankError, ConfigError, store.StoreError, AcquisitionError) as error:
+        if isinstance(error, RankError) and error.size < comm.size:
+            # One group of ranks failed, and the others work on: they do not come to an agreement.
+            where = f"rank {comm.rank} of {comm.size} on {platform.node()}"
+            end_job(comm, f"{error} (seen by {where})", 2 if _is_usage(error) else 1)
         # Raised on all ranks alike (see `ranks.together`), so all of them return.
         if log.hasHandlers():
             log.error("%s", error)
@@ -555,8 +559,4 @@ def _dispatch(arguments: argparse.Namespace, config: Config, comm: MPI.Comm) -> 
 if __name__ == "__main__":
     with abort_on_error(MPI.COMM_WORLD):
         code = main(MPI.COMM_WORLD)
-        # mpirun ends the job when the first rank leaves with an error: not before rank 0 has spoken.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        MPI.COMM_WORLD.Barrier()
-        sys.exit(code)
+    leave(MPI.COMM_WORLD, code)

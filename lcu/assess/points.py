@@ -72,7 +72,7 @@ def load(path: str, legend: Legend, nomenclature: str) -> Points:
         separator = ";" if header.count(";") > header.count(",") else ","
         try:
             return parse(csv.DictReader(file, delimiter=separator), legend, nomenclature)
-        except ValueError as error:
+        except (ValueError, csv.Error) as error:
             raise ValueError(f"{path}: {error}") from error
 
 
@@ -173,7 +173,7 @@ def _numbers(x_text: str, y_text: str) -> tuple[float, float] | None:
 def _year(row: Mapping[str, str]) -> int:
     """Return the year that a row states in YEAR or SURVEY_DATE (day/month/year); 0 for none."""
     text = row.get("year") or row.get("survey_date", "").split("/")[-1]
-    if not text.isdigit():
+    if not text.isdecimal() or len(text) > 4:
         return 0
     return int(text) + 2000 if len(text) == 2 else int(text)
 

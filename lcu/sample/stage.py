@@ -68,7 +68,7 @@ class Samples:
                 return cls(
                     **values, tiles=tiles, years=years, fingerprint=file.attrs["fingerprint"]
                 )
-        except (OSError, KeyError) as error:
+        except (*store.DAMAGED, AttributeError) as error:
             raise store.StoreError(
                 f"{path} cannot be read ({error}); remove it and run `sample` again"
             ) from error

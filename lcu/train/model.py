@@ -142,6 +142,16 @@ def save(model: Model, directory: Path) -> None:
     store.write_json(folder / "model.json", model.about | {"tensors": store.file_fingerprint(path)})
 
 
+def is_whole(directory: Path, mark: str) -> bool:
+    """Tell whether a run has the model with a fingerprint, and both parts of it belong together."""
+    folder = directory / "model"
+    if not (folder / "model.json").exists() or not (folder / "model.pt").exists():
+        return False
+    about = store.read_json(folder / "model.json", "train")
+    tensors = store.file_fingerprint(folder / "model.pt")
+    return (about.get("fingerprint"), about.get("tensors")) == (mark, tensors)
+
+
 def load(directory: Path) -> Model:
     """Read the model of a run; StoreError where it is missing or its parts do not belong together."""
     folder = directory / "model"

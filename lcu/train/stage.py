@@ -40,7 +40,7 @@ def run(config: Config, comm: MPI.Comm, report: Any) -> str:
         name: value for name, value in config.table()["train"].items() if name != "distributed"
     }
     mark = store.fingerprint("model 2", table, config.table()["run"]["seed"], samples.fingerprint)
-    if not on_root(comm, "looking for a model", _is_trained, config, mark):
+    if not on_root(comm, "looking for a model", models.is_whole, config.directory, mark):
         _train(config, comm, samples, mark, report)
     about = on_root(comm, "reading the model", models.load, config.directory).about
     return summary(about)
@@ -61,11 +61,6 @@ def summary(about: dict[str, Any]) -> str:
         if left_out
         else ""
     )
-
-
-def _is_trained(config: Config, mark: str) -> bool:
-    path = config.directory / "model" / "model.json"
-    return path.exists() and store.read_json(path, "train").get("fingerprint") == mark
 
 
 def _train(config: Config, comm: MPI.Comm, samples: Samples, mark: str, report: Any) -> None:
@@ -149,7 +144,7 @@ def _take(config: Config) -> dict[str, Any]:
             )
     mark = store.fingerprint("model 2 from", source.fingerprint, source.about["tensors"])
     about = source.about | {"fingerprint": mark}
-    if not _is_trained(config, mark):
+    if not models.is_whole(config.directory, mark):
         models.save(models.Model(about, source.tensors), config.directory)
     return about
 

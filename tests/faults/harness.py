@@ -90,20 +90,11 @@ class World:
 
     def before(self, stage: str, name: str = "struck") -> Path:
         """Return a fresh copy of the undisturbed run without what a stage makes."""
-        run = self.folder / name
-        shutil.rmtree(run, ignore_errors=True)
-        shutil.copytree(
-            self.folder / "run", run, ignore=shutil.ignore_patterns("log", "lock*", "failed.csv")
-        )
+        run = fresh(self, name)
         for pattern in MADE[stage]:
             for path in run.glob(pattern):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         return run
-
-    def copy(self, folder: Path) -> World:
-        """Return a copy of the world, whose inputs may be damaged."""
-        shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns("struck*", "log"))
-        return World(folder)
 
 
 def make_world(folder: Path) -> World:
@@ -267,6 +258,14 @@ def expect(world: World, command: str, ranks: int, *sets: str, code: int = 0) ->
     ending = do(world, command, ranks, *sets)
     assert ending.code == code, f"exit code {ending.code}, expected {code}\n{ending.said}"
     return ending
+
+
+def fresh(world: World, name: str = "struck") -> Path:
+    """Return a fresh copy of the whole undisturbed run."""
+    run = world.folder / name
+    shutil.rmtree(run, ignore_errors=True)
+    shutil.copytree(world.folder / "run", run, ignore=shutil.ignore_patterns("log", "lock*"))
+    return run
 
 
 # --- judging --------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 
 import pytest
@@ -33,24 +32,26 @@ def terminate(job: Job) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_kill_9_of_a_rank(world: World, stage: str) -> None:
-    moment = random.Random(stage).uniform(0.05, 0.7)
-    run, ending = strike(world, stage, 2, moment, kill_rank)
-    assert ending.line("rank 1", "signal 9")
-    whole_again(world, stage, 2, run)
+def test_kill_9_of_a_rank(world: World, stage: str, ranks: int, moment: float, seen) -> None:
+    run, ending = strike(world, stage, ranks, moment, kill_rank)
+    assert ending.line(f"rank {ranks - 1}", "signal 9")
+    whole_again(world, stage, ranks, run)
+    seen("kill -9 of a rank", stage, ranks, ending)
 
 
 @pytest.mark.parametrize("blow", [kill_mpirun, terminate])
-def test_the_end_of_mpirun(world: World, blow) -> None:
-    run, _ = strike(world, "composite", 2, 0.4, blow)
-    whole_again(world, "composite", 2, run)
+def test_the_end_of_mpirun(world: World, blow, ranks: int, moment: float, seen) -> None:
+    run, ending = strike(world, "composite", ranks, moment, blow)
+    whole_again(world, "composite", ranks, run)
+    name = {kill_mpirun: "kill -9 of mpirun", terminate: "SIGTERM to mpirun"}[blow]
+    seen(name, "composite", ranks, ending)
 
 
 # --- from inside ----------------------------------------------------------------------------------
 
 # A function that every rank calls in each stage, or, with `together`, one whose errors all ranks share.
 PLACES = {
-    "composite": "lcu.composite.observations:combine",
+    "composite": "lcu.acquisition.tiles:decode",
     "sample": "lcu.sample.stage:clean",
     "train": "lcu.train.yearly:_fit_one",
     "classify": "lcu.classify.stage:classify_block",
@@ -71,22 +72,24 @@ def ended_by(world: World, stage: str, what: str):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_an_exception_on_one_rank(world: World, stage: str) -> None:
+def test_an_exception_on_one_rank(world: World, stage: str, seen) -> None:
     run, ending = ended_by(world, stage, "raise ValueError('made by the test')")
     assert ending.code == 1 and ending.line("made by the test")
     whole_again(world, stage, 2, run)
+    seen("exception on one rank", stage, 2, ending)
 
 
 @pytest.mark.parametrize(("stage", "code"), [("sample", 0), ("classify", 3)])
-def test_sys_exit_on_one_rank(world: World, stage: str, code: int) -> None:
+def test_sys_exit_on_one_rank(world: World, stage: str, code: int, seen) -> None:
     run, ending = ended_by(world, stage, f"sys.exit({code})")
     assert ending.line("rank 1 of 2", f"sys.exit({code})")
     whole_again(world, stage, 2, run)
+    seen(f"sys.exit({code}) on one rank", stage, 2, ending)
 
 
 @pytest.mark.parametrize("stage", ["composite", "classify"])
-def test_a_rank_out_of_memory(world: World, stage: str) -> None:
+def test_a_rank_out_of_memory(world: World, stage: str, seen) -> None:
     run, ending = ended_by(world, stage, harness.memory_used_up())
-    print(ending.said)
-    assert ending.line("memory")
+    assert ending.line("lcu:") or ending.line("failed")
     whole_again(world, stage, 2, run)
+    seen("a rank out of memory", stage, 2, ending)
