@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,10 @@ def _read(path: Path, mark: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
+        with zipfile.ZipFile(path) as file:  # torch does not look at the check sums
+            damaged = file.testzip()
+        if damaged:
+            raise ValueError(f"check sum of {damaged}")
         content = torch.load(path, weights_only=True, map_location="cpu")
         return content if content["mark"] == mark else None
     except Exception as error:  # noqa: BLE001  (of a damaged file torch raises a dozen kinds)
