@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -174,16 +174,9 @@ class Job:
     def stop(self) -> None:
         """Kill what is left of the job."""
         for number in [*children(self.process.pid), self.process.pid]:
-            with_suppressed(os.kill, number, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it is gone already
+                os.kill(number, signal.SIGKILL)
         self.process.wait()
-
-
-def with_suppressed(work: Callable, *arguments: object) -> None:
-    """Do what fails when a process is gone already."""
-    try:
-        work(*arguments)
-    except ProcessLookupError:
-        pass
 
 
 def children(parent: int) -> list[int]:
@@ -356,20 +349,3 @@ def kept(path: Path) -> Iterator[Path]:
         yield path
     finally:
         path.write_bytes(content)
-
-
-@contextmanager
-def mounted(folder: Path, *options: str) -> Iterator[Callable[[str], None]]:
-    """Mount something on a folder; give a function that remounts it. OSError where that cannot be."""
-
-    def mount(*words: str) -> None:
-        done = subprocess.run(["mount", *words], capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise OSError(done.stderr.strip())
-
-    folder.mkdir(parents=True, exist_ok=True)
-    mount(*options, str(folder))
-    try:
-        yield lambda how: mount("-o", f"remount,{how}", str(folder))
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=False)
