@@ -199,4 +199,10 @@ def test_of_a_changed_configuration_only_what_is_stale_is_made_again(world: Worl
     assert kinds == {"probabilities", "consistent"}
     shutil.rmtree(other, ignore_errors=True)
     expect(world, "run", 2, f"run.directory={other}", "train.c=[1]")
-    assert differences(other, run) == []
+    # What was kept says which configuration it was made with.
+    kept_ones = ("composites/", "samples/samples.h5")
+    differing = [
+        text for text in differences(other, run)
+        if not (text.startswith(kept_ones) and text.endswith(": attributes differ"))
+    ]  # fmt: skip
+    assert differing == []
