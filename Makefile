@@ -2,6 +2,7 @@
 #
 #   make demo    simulate a landscape, map it with two ranks, write the report
 #   make test    all tests: serial, on 1 to 4 ranks, kernels with bounds checks
+#   make faults  strike every stage at random moments on 2, 3 and 4 ranks; writes docs/faults.md (REPETITIONS=3)
 #   make perf    measure kernels, composites, storage, k-means and retrieval against others, with pictures and tables
 #   make tables  measure quality where the truth is known: cloud masks, samples, years
 #   make slurm   start a Slurm with two partitions here, to try job scripts on (docs/hpc.md); slurm-stop ends it
@@ -12,7 +13,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-serial test-mpi test-kernels perf tables slurm slurm-stop lint clean
+.PHONY: help env demo test test-serial test-mpi test-kernels faults perf tables slurm slurm-stop lint clean
 
 RANKS ?= 2
 python := $(CURDIR)/.venv/bin/python
@@ -60,6 +61,11 @@ test-kernels: env
 	$(enter); cd build/debug; \
 	LCU_DEBUG_KERNELS=1 $(python) setup.py -q build_ext --inplace >build.log 2>&1 || { tail -n 30 build.log; exit 1; }; \
 	timeout -k 5 900 $(python) -m pytest -q -k kernel tests || [ $$? -eq 5 ]
+
+REPETITIONS ?= 3
+faults: env
+	@$(enter); timeout -k 5 7200 $(python) -m pytest -q tests/faults \
+	    --repetitions $(REPETITIONS) --ranks 2,3,4 --table docs/faults.md
 
 # CASE is tiny, small or medium.
 CASE ?= small

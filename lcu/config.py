@@ -401,6 +401,11 @@ class Train:
     )
 
     @property
+    def is_network(self) -> bool:
+        """Whether the model is a network, which all ranks train together."""
+        return not self.model.startswith("svm") and self.model != "random-forest"
+
+    @property
     def reads_patches(self) -> bool:
         """Whether the model looks at the pixels around a sample too."""
         return self.model == "convlstm"

@@ -15,7 +15,6 @@ import logging
 import os
 import platform
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +32,16 @@ from lcu.config import Config, ConfigError
 from lcu.deadline import OutOfTime
 from lcu.grid import Block, Tile
 from lcu.progress import Progress, duration, start_log
-from lcu.ranks import Failure, RankError, abort_on_error, meet, on_root, together
+from lcu.ranks import (
+    Failure,
+    RankError,
+    abort_on_error,
+    end_job,
+    leave,
+    meet,
+    on_root,
+    together,
+)
 
 log = logging.getLogger("lcu.main")  # __name__ is __main__, which the log file does not get
 
@@ -152,8 +160,7 @@ def publish(config: Config, comm: MPI.Comm, report: Report) -> Result:
     accuracy, earlier, provenance = on_root(
         comm, "reading earlier results", _earlier_results, config
     )
-    with together(comm, "reading the samples"):
-        samples = Samples.read(config.directory)
+    samples = on_root(comm, "reading the samples", Samples.read, config.directory)
     paths, failures = stage.run(
         config,
         comm,
@@ -210,6 +217,13 @@ def run(config: Config, comm: MPI.Comm, names: Sequence[str]) -> int:
             f"composite.method: acquisitions have days of their own in every pixel, which the stage {beyond[0]} "
             "does not take yet; run `composite` alone, or choose a composite (median, ...)"
         )
+    batch = config.train.batch // config.train.accumulate
+    if len(names) > 1 and "train" in names and config.train.is_network and comm.size > batch:
+        raise ConfigError(
+            f"train.batch: {config.train.batch} samples a step (in {config.train.accumulate} pieces) do not go round "
+            f"{comm.size} ranks; raise it, or run the stages by themselves, `train` on {batch} ranks at most "
+            "(jobscripts/submit.sh)"
+        )
     started = datetime.now(UTC)
     _start_log(config, comm, started)
     limit = on_root(comm, "asking how long the job lasts", deadline.time_limit, config.run)
@@ -226,7 +240,8 @@ def _run(config: Config, comm: MPI.Comm, names: Sequence[str], started: datetime
         if not deadline.may_begin(comm):
             raise OutOfTime(f"stopped in time before the stage {name}; {deadline.GO_ON}")
         begun = usage.mark()
-        log.info("stage %s begins", name)
+        if comm.rank == 0:
+            log.info("stage %s begins", name)
         result = STAGES[name](config, comm, Progress(name, comm.rank == 0))
         meet(comm)
         used = usage.since(begun, comm)
@@ -235,7 +250,8 @@ def _run(config: Config, comm: MPI.Comm, names: Sequence[str], started: datetime
             comm, "writing failed.csv", _write_failures, config.directory, name, result.failures
         )
         _say(comm, f"{name:<10} {timings[name]:8.1f} s  {result.summary.lstrip()}")
-        log.info("stage %s ends after %.1f s", name, timings[name])
+        if comm.rank == 0:
+            log.info("stage %s ends after %.1f s", name, timings[name])
         # After every stage: the report says what those before it used.
         on_root(
             comm, "writing the provenance", _write_provenance,
@@ -700,6 +716,10 @@ def main(comm: MPI.Comm, argv: Sequence[str] | None = None) -> int:
         log.info("%s", stop)
         return _complain(comm, str(stop), 3)
     except (RankError, ConfigError, store.StoreError, AcquisitionError) as error:
+        if isinstance(error, RankError) and error.size < comm.size:
+            # One group of ranks failed, and the others work on: they do not come to an agreement.
+            where = f"rank {comm.rank} of {comm.size} on {platform.node()}"
+            end_job(comm, f"{error} (seen by {where})", 2 if _is_usage(error) else 1)
         # Raised on all ranks alike (see `ranks.together`), so all of them return.
         if log.hasHandlers():
             log.error("%s", error)
@@ -738,11 +758,4 @@ def _dispatch(arguments: argparse.Namespace, config: Config, comm: MPI.Comm) -> 
 if __name__ == "__main__":
     with abort_on_error(MPI.COMM_WORLD):
         code = main(MPI.COMM_WORLD)
-        # mpirun ends the job when the first rank leaves with an error: not before rank 0 has spoken.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        MPI.COMM_WORLD.Barrier()
-        # So does Slurm, by SIGTERM: the others are leaving with the same code already.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # Outside the guard: all ranks agree on the code, and an abort would put another in its place.
-    sys.exit(code)
+    leave(MPI.COMM_WORLD, code)

@@ -60,7 +60,8 @@ def duration(seconds: float) -> str:
 def start_log(path: Path, rank: int, size: int) -> None:
     """Send every log record of this rank to the run's log file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, mode="a", encoding="utf-8")
+    # Opened when there is something to say: of thousands of ranks most never have.
+    handler = logging.FileHandler(path, mode="a", encoding="utf-8", delay=True)
     layout = f"%(asctime)s rank {rank}/{size} %(levelname)s %(name)s: %(message)s"
     handler.setFormatter(logging.Formatter(layout))
     root = logging.getLogger("lcu")

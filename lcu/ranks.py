@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import logging
+import signal
 import socket
 import sys
 import traceback
@@ -15,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
-import mpi4py.run
 from mpi4py import MPI
 
 from lcu.clock import spending
@@ -33,11 +33,14 @@ class RankError(RuntimeError):
     ----------
     kinds : set of str
         Names of the exceptions behind it.
+    size : int
+        How many ranks it was raised on: those of the communicator that agreed on it.
     """
 
-    def __init__(self, message: str, kinds: set[str]) -> None:
+    def __init__(self, message: str, kinds: set[str], size: int) -> None:
         super().__init__(message)
         self.kinds = kinds
+        self.size = size
 
 
 @dataclass(frozen=True)
@@ -51,23 +54,39 @@ class Failure:
 
 @contextlib.contextmanager
 def abort_on_error(comm: MPI.Comm) -> Iterator[None]:
-    """End the whole job when this rank leaves with an exception or a non-zero `sys.exit`.
+    """End the whole job when this rank leaves with an exception or a `sys.exit`, whatever its code.
 
-    Without it the other ranks wait for ever in their next collective; `sys.excepthook` would not do,
-    for SystemExit never reaches it. Leaving with the same exit code on all ranks is no abort.
+    Without it the other ranks wait for ever in their next collective, or in MPI_Finalize;
+    `sys.excepthook` would not do, for SystemExit never reaches it. All ranks return from what is
+    guarded, and leave together after it: see `leave`.
     """
     try:
         yield
     except SystemExit as leaving:
-        if leaving.code not in (0, None):
-            mpi4py.run.set_abort_status(leaving)
-        raise
+        text = f"rank {comm.rank} of {comm.size} on {socket.gethostname()} left alone"
+        traceback.print_exc()
+        code = leaving.code if isinstance(leaving.code, int) and leaving.code else 1
+        end_job(comm, f"{text} with sys.exit({leaving.code!r})", code)
     except BaseException as error:  # noqa: BLE001  (it is printed, and nothing runs after it)
         # At once, not when the interpreter ends: before that it would close the HDF5 files that the
         # exception still holds, and closing a parallel file waits for the other ranks.
         traceback.print_exc()
         text = f"rank {comm.rank} of {comm.size} on {socket.gethostname()} failed"
         end_job(comm, text, 130 if isinstance(error, KeyboardInterrupt) else 1)
+
+
+def leave(comm: MPI.Comm, code: int) -> NoReturn:
+    """Leave the program with the same exit code on all ranks. Collective.
+
+    mpirun and Slurm end the job when the first rank leaves with an error: not before all have spoken, and what
+    Slurm then sends to the others, SIGTERM, finds them leaving already. No abort: it would put another code
+    in the place of this one.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    comm.Barrier()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def end_job(comm: MPI.Comm, text: str, code: int = 1) -> NoReturn:
@@ -106,7 +125,7 @@ def together(comm: MPI.Comm, what: str) -> Iterator[None]:
         if len({(kind, text) for _, kind, text in failed}) == 1:
             named = f"{failed[0][1]}: {failed[0][2]}"
         message = f"{what}: {len(failed)} of {comm.size} ranks failed; {named}"
-        raise RankError(message, {kind for _, kind, _ in failed}) from error
+        raise RankError(message, {kind for _, kind, _ in failed}, comm.size) from error
 
 
 def on_root(comm: MPI.Comm, what: str, work: Callable[..., Any], *arguments: Any) -> Any:

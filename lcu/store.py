@@ -44,6 +44,9 @@ IDLE = 0.05
 # Numbers of groups that are tried.
 TRIED = 64
 
+# What h5py raises when a file is damaged, by where the damage is.
+DAMAGED = (OSError, KeyError, RuntimeError, TypeError, ValueError)
+
 # Seconds after which a single write is taken to hang, as HDF5 does where metadata finds no room.
 LONGEST_WRITE = 1200
 
@@ -151,7 +154,7 @@ def is_whole(path: Path, expected: str) -> bool:
     try:
         with h5py.File(path, "r") as file:
             return file.attrs.get("fingerprint") == expected
-    except OSError:
+    except DAMAGED:
         return False
 
 
@@ -415,13 +418,26 @@ def read_block(
         if overlap is None:
             continue
         with open_shard(directory, shard, mark) as file:
-            part = file[dataset.name][(..., *overlap.inside(shard.block))]
+            part = _values(file, shard, dataset, overlap.inside(shard.block))
         if out is None:
             out = np.zeros((*part.shape[:-2], block.height, block.width), part.dtype)
         out[(..., *overlap.inside(block))] = part
     if out is None:
         raise ValueError(f"{block} lies outside tile {tile.id}")
     return out
+
+
+def _values(
+    file: h5py.File, shard: Shard, dataset: Dataset, inside: tuple[slice, slice]
+) -> np.ndarray:
+    """Read part of a shard [..., y, x]; deflate has a check sum, so that damage is an error."""
+    try:
+        return file[dataset.name][(..., *inside)]
+    except DAMAGED as error:
+        raise StoreError(
+            f"shard {file.filename}: {dataset.name} cannot be read ({error}); remove it and run the "
+            f"stage that makes {shard.kind} again"
+        ) from error
 
 
 def open_shard(directory: Path, shard: Shard, mark: str) -> h5py.File:
@@ -432,11 +448,12 @@ def open_shard(directory: Path, shard: Shard, mark: str) -> h5py.File:
         raise StoreError(f"shard {path} is missing; {remedy}")
     try:
         file = h5py.File(path, "r")
-    except OSError as error:
+        found = file.attrs.get("fingerprint")
+    except DAMAGED as error:
         raise StoreError(
             f"shard {path} cannot be read ({error}); remove it and {remedy}"
         ) from error
-    if file.attrs.get("fingerprint") != shard_mark(mark, shard):
+    if found != shard_mark(mark, shard):
         file.close()
         raise StoreError(f"shard {path} was made from other inputs; {remedy}")
     return file

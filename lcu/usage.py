@@ -38,7 +38,8 @@ def since(begun: Mark, comm: MPI.Comm) -> dict[str, Any]:
     -------
     dict
         ``seconds``; ``spent``: least, mean and most seconds of a rank reading (decoding too), writing,
-        waiting for others and computing; ``ranks``; ``nodes``; ``threads`` of each (OMP_NUM_THREADS, 1 where it is not set);
+        waiting for others and computing; ``ranks``; ``nodes``; ``threads`` of each (OMP_NUM_THREADS, 1 where it
+        is not set);
         ``core_hours`` = seconds x ranks x threads; ``peak_memory``, bytes: the largest resident
         memory of a rank so far in the job, which an earlier stage may have needed; ``read`` and
         ``written``, bytes that passed through the system's calls, the page cache included, summed

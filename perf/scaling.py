@@ -96,7 +96,8 @@ def once(folder: Path, launch: str, ranks: int) -> list[dict[str, object]]:
     index = json.loads((folder / "run" / "composites" / "index.json").read_text())["tiles"]
     grids = [entry["grid"] for entry in index.values()]
     shared = {
-        "ranks": ranks, "nodes": told["stages"]["classify"]["nodes"], "years": YEARS, "checksum": checksum(folder / "run" / "maps"),
+        "ranks": ranks, "nodes": told["stages"]["classify"]["nodes"], "years": YEARS,
+        "checksum": checksum(folder / "run" / "maps"),
         "megapixels": sum(grid["height"] * grid["width"] for grid in grids) / 1e6,
         "acquisitions": sum(len(entry["acquisitions"]) for entry in index.values()),
     }  # fmt: skip

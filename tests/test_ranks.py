@@ -76,7 +76,8 @@ GUARDED = """
     ("failure", "code", "said"),
     [
         ("raise ValueError('broken')", 1, "rank 1 of 3"),
-        ("sys.exit(3)", 3, ""),
+        ("sys.exit(3)", 3, "rank 1 of 3 on"),
+        ("sys.exit(0)", 1, "left alone with sys.exit(0)"),
         ("raise KeyboardInterrupt", 130, "rank 1"),
     ],
 )

@@ -18,7 +18,14 @@ from lcu.acquisition.model import (
 from lcu.acquisition.rasters import check_whole, close_all
 from lcu.acquisition.read import native_pixels, read_band, read_mask, read_mask_around
 from lcu.acquisition.stac import band_assets, identify
-from lcu.acquisition.tiles import TILE_MEMORY, Tiles, Tiling, Window, tiling_of
+from lcu.acquisition.tiles import (
+    TILE_MEMORY,
+    Tiles,
+    Tiling,
+    Window,
+    check_readable,
+    tiling_of,
+)
 
 __all__ = [
     "MASK",
@@ -31,6 +38,7 @@ __all__ = [
     "Tiling",
     "Window",
     "band_assets",
+    "check_readable",
     "check_whole",
     "close_all",
     "examine",

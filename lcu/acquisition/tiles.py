@@ -197,6 +197,14 @@ def decode(band: Band, dataset: gdal.Dataset, place: Window, label: str) -> np.n
     return values
 
 
+def check_readable(band: Band) -> None:
+    """Decode a raster, tile by tile, and keep nothing; AcquisitionError where that fails."""
+    label = f"{band.name}: {band.path}"
+    tiling = tiling_of(band)
+    for row, col in tiling.touched(Window(0, tiling.height, 0, tiling.width)):
+        decode(band, rasters.dataset_of(band), tiling.window(row, col), label)
+
+
 def _overlap(window: Window, place: Window) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """Return what a window and a tile share, as indices of either."""
     top, bottom = max(window.row, place.row), min(window.end_row, place.end_row)

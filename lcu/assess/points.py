@@ -117,7 +117,7 @@ def load(keys: Assess, legend: Legend) -> Points:
         dataset = gdal.OpenEx(keys.points, gdal.OF_VECTOR)
         drawn, areas = design.read_strata(dataset, legend)
         return replace(parse(_read_layer(dataset, drawn), legend, keys), areas=areas)
-    except (ValueError, RuntimeError) as error:  # RuntimeError: GDAL, of a damaged file
+    except (ValueError, RuntimeError, csv.Error) as error:  # RuntimeError: GDAL, of a damaged file
         raise ValueError(f"{keys.points}: {error}") from error
 
 

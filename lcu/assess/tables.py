@@ -14,6 +14,7 @@ from typing import Any
 from lcu.config import Config
 from lcu.disk import sync, writing
 from lcu.legend import Legend
+from lcu.store import read_json
 
 UNMAPPED = "unmapped"
 FIGURES = (("accuracy", "overall_accuracy"), ("macro F1", "macro_f1"), ("kappa", "kappa"))
@@ -76,7 +77,7 @@ def read_results(config: Config) -> dict[int, dict[str, Any]]:
     for year in sorted(config.archive.years):
         path = config.directory / "assessment" / f"accuracy_S{year}.json"
         if path.exists():
-            results[year] = json.loads(path.read_text(encoding="utf-8"))
+            results[year] = read_json(path, "assess")
     return results
 
 

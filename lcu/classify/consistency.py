@@ -370,12 +370,10 @@ def run(source: Source, comm: MPI.Comm, block: int, report: Any) -> str:
     owner = share(costs, count)
     own = [item for item, who in zip(todo, owner, strict=True) if who == index]
     left = len(own) if group.rank == 0 else 0
-    # What a group raises, all of its ranks raise.
-    with together(comm, "making the years consistent"):
-        for done, (tile, part) in enumerate(deadline.in_step(group, own)):
-            _make_shards(source, about, group, tile, part, block)
-            left -= group.rank == 0
-            report(min((done + 1) * count, len(todo)), len(todo), "shards made consistent")
+    for done, (tile, part) in enumerate(deadline.in_step(group, own)):
+        _make_shards(source, about, group, tile, part, block)
+        left -= group.rank == 0
+        report(min((done + 1) * count, len(todo)), len(todo), "shards made consistent")
     group.Free()
     deadline.stop_with(comm, left, "consistent shards")
     pixels = sum(costs) * len(source.years)

@@ -164,8 +164,8 @@ def run(config: Config, comm: MPI.Comm, report: Any) -> str:
     # One thread: ranks fill the cores, and a product's sums do not depend on the number of threads.
     torch.set_num_threads(1)
     composites = on_root(comm, "opening the composites", Composites.open, config)
-    with together(comm, "reading the model"):
-        model = load_model(config.directory)
+    model = on_root(comm, "reading the model", load_model, config.directory)
+    with together(comm, "looking at the model"):
         _check(model, config)
     marks = marks_of(config, composites, model)
     size = None
@@ -177,12 +177,10 @@ def run(config: Config, comm: MPI.Comm, report: Any) -> str:
     owner = share(costs, count)
     own = [item for item, who in zip(todo, owner, strict=True) if who == index]
     left = len(own) if group.rank == 0 else 0
-    # What a group raises, all of its ranks raise.
-    with together(comm, "classifying"):
-        for done, (tile, block, years) in enumerate(deadline.in_step(group, own)):
-            _make_shards(config, group, composites, model, tile, block, years, marks)
-            left -= group.rank == 0
-            report(min((done + 1) * count, len(todo)), len(todo), "shards")
+    for done, (tile, block, years) in enumerate(deadline.in_step(group, own)):
+        _make_shards(config, group, composites, model, tile, block, years, marks)
+        left -= group.rank == 0
+        report(min((done + 1) * count, len(todo)), len(todo), "shards")
     group.Free()
     deadline.stop_with(comm, left, "shards of probabilities")
     pixels = sum(block.height * block.width * len(years) for _, block, years in todo)

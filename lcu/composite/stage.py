@@ -18,7 +18,7 @@ import numpy as np
 from mpi4py import MPI
 
 from lcu import acquisition, deadline, store
-from lcu.acquisition import Acquisition, Tiles
+from lcu.acquisition import Acquisition, AcquisitionError, Tiles
 from lcu.composite import work as sharing
 from lcu.composite.composites import (
     configuration_mark,
@@ -33,7 +33,7 @@ from lcu.composite.writing import Waiting, day_dataset, pack, write_shard
 from lcu.config import Config
 from lcu.disk import Scratch
 from lcu.grid import Block, Tile
-from lcu.ranks import Failure, gather, on_root, share
+from lcu.ranks import Failure, gather, mine, on_root, share, together
 from lcu.store import Shard
 
 log = logging.getLogger(__name__)
@@ -61,6 +61,7 @@ def run(config: Config, comm: MPI.Comm, report: Report) -> tuple[list[Failure], 
     for name, tile in tiles.items():
         sharing.block_size(config, tile, found[name], comm.size)  # refuses what does not fit
     unreadable = on_root(comm, "reading unreadable.json", _known_unreadable, config)
+    unreadable = _still_unreadable(comm, found, unreadable)
     failures += [item for name, item in unreadable.items() if _is_of(name, found)]
     found = {
         tile: [item for item in of if item.fingerprint() not in unreadable]
@@ -95,6 +96,27 @@ def _known_unreadable(config: Config) -> dict[str, Failure]:
         return {}
     known = store.read_json(path, "composite")
     return {name: Failure("composite", *entry) for name, entry in known.items()}
+
+
+def _still_unreadable(
+    comm: MPI.Comm, found: dict[str, list[Acquisition]], known: dict[str, Failure]
+) -> dict[str, Failure]:
+    """Return those of the known unreadable acquisitions that still are.
+
+    A file that was mended may have the size that it had, and what one rank could not read for want
+    of memory was whole: nothing but reading tells.
+    """
+    items = [item for of in found.values() for item in of if item.fingerprint() in known]
+    healed: list[str] = []
+    with together(comm, "trying unreadable acquisitions again"):
+        for item in mine(items, comm):
+            with contextlib.suppress(AcquisitionError):
+                for band in item.rasters:
+                    acquisition.check_readable(band)
+                healed.append(item.fingerprint())
+        acquisition.close_all()
+    names = gather(healed, comm)
+    return {name: failure for name, failure in known.items() if name not in names}
 
 
 def _is_of(name: str, found: dict[str, list[Acquisition]]) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from osgeo import gdal, gdal_array, osr
 
+from lcu.acquisition import AcquisitionError, check_whole
 from lcu.clock import spending
 from lcu.disk import check_dense, sync, writing
 from lcu.grid import Block, Grid
@@ -144,8 +145,9 @@ def is_published(path: Path, fingerprint: str) -> bool:
     if not path.exists():
         return False
     try:
+        check_whole(str(path))
         return gdal.Open(str(path)).GetMetadataItem("LCU_FINGERPRINT") == fingerprint
-    except RuntimeError:
+    except (RuntimeError, AcquisitionError):
         return False
 
 

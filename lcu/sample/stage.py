@@ -80,7 +80,7 @@ class Samples:
                     **values, tiles=tiles, years=years, made_from=made_from,
                     fingerprint=file.attrs["fingerprint"], patch=patch,
                 )  # fmt: skip
-        except (OSError, KeyError) as error:
+        except (*store.DAMAGED, AttributeError) as error:
             raise store.StoreError(
                 f"{path} cannot be read ({error}); remove it and run `sample` again"
             ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,5 +150,16 @@ def forget(folder: Path) -> None:
 def _read(path: Path, mark: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
-    content = torch.load(path, weights_only=True, map_location="cpu")
-    return content if content["mark"] == mark else None
+    try:
+        with zipfile.ZipFile(path) as file:  # torch does not look at the check sums
+            damaged = file.testzip()
+        if damaged:
+            raise ValueError(f"check sum of {damaged}")
+        content = torch.load(path, weights_only=True, map_location="cpu")
+        return content if content["mark"] == mark else None
+    except Exception as error:  # noqa: BLE001  (of a damaged file torch raises a dozen kinds)
+        said = str(error).splitlines()[:1]
+        raise store.StoreError(
+            f"{path} is damaged ({type(error).__name__}: {' '.join(said)}); remove it and run `train` again: "
+            "the training begins anew"
+        ) from None

@@ -168,6 +168,15 @@ def save(model: Model, folder: Path) -> None:
     store.write_json(folder / "model.json", model.about | {"tensors": store.file_fingerprint(path)})
 
 
+def is_whole(folder: Path, mark: str) -> bool:
+    """Tell whether a folder has the model with a fingerprint, and both parts of it belong together."""
+    if not (folder / "model.json").exists() or not (folder / "model.pt").exists():
+        return False
+    about = store.read_json(folder / "model.json", "train")
+    tensors = store.file_fingerprint(folder / "model.pt")
+    return (about.get("fingerprint"), about.get("tensors")) == (mark, tensors)
+
+
 def load(directory: Path) -> Model:
     """Read the model of a run; StoreError where it is missing or its parts do not belong together."""
     return read(directory / "model")

@@ -66,7 +66,7 @@ def _trained(
         "model 3", keys, table["run"]["seed"], samples.fingerprint, strategy, cut,
         former and former.fingerprint,
     )  # fmt: skip
-    if not on_root(comm, "looking for a model", _is_trained, folder, mark):
+    if not on_root(comm, "looking for a model", models.is_whole, folder, mark):
         _train(config, comm, samples, folder, former, mark, report)
     return on_root(comm, "reading the model", models.read, folder)
 
@@ -93,11 +93,6 @@ def summary(about: dict[str, Any]) -> str:
 
 def _macro_f1(scores: dict[str, dict[str, float]]) -> str:
     return f"{np.mean([entry['f1'] for entry in scores.values()]):.3f}" if scores else "-"
-
-
-def _is_trained(folder: Path, mark: str) -> bool:
-    path = folder / "model.json"
-    return path.exists() and store.read_json(path, "train").get("fingerprint") == mark
 
 
 def _train(
@@ -196,7 +191,7 @@ def _take(config: Config) -> dict[str, Any]:
     mark = store.fingerprint("model 2 from", source.fingerprint, source.about["tensors"])
     about = source.about | {"fingerprint": mark}
     folder = config.directory / "model"
-    if not _is_trained(folder, mark):
+    if not models.is_whole(folder, mark):
         models.save(models.Model(about, source.tensors), folder)
     return about
 
