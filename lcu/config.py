@@ -925,7 +925,7 @@ def _network_mistakes(config: Config) -> list[str]:
         mistakes.append(
             f"train.carry_state: only an lstm has a state, train.model is {train.model}"
         )
-    if train.update == "fine-tune" and train.model in ("svm", "svm-ensemble", "random-forest"):
+    if train.update == "fine-tune" and not train.is_network:
         mistakes.append(
             f"train.update: only networks can go on from a former model, train.model is {train.model}"
         )
@@ -933,7 +933,7 @@ def _network_mistakes(config: Config) -> list[str]:
         mistakes.append(
             "train.update: fine-tune goes on from this run's own model; leave out train.from_model and train.search"
         )
-    if train.change_penalty and train.model in ("svm", "svm-ensemble", "random-forest"):
+    if train.change_penalty and not train.is_network:
         mistakes.append(
             f"train.change_penalty: only networks have a penalty, train.model is {train.model}"
         )

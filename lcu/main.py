@@ -304,7 +304,7 @@ def _header(config: Config, comm: MPI.Comm) -> None:
 
 def _backend(config: Config, comm: MPI.Comm) -> str:
     """Return what would train a network in parallel; only networks need it looked for."""
-    if config.train.model in ("svm", "svm-ensemble", "random-forest"):
+    if not config.train.is_network:
         return config.train.distributed
     from lcu.train import choose
 

@@ -23,7 +23,6 @@ from lcu.sample.draw import TEST, TRAINING
 from lcu.train import checkpoint, deep, update, yearly
 from lcu.train import model as models
 from lcu.train.loop import TrainError
-from lcu.train.networks import NETWORKS
 from lcu.train.stable import stable_samples
 
 log = logging.getLogger(__name__)
@@ -100,7 +99,7 @@ def _train(
     report: Any,
 ) -> None:  # fmt: skip
     with together(comm, "looking at the samples"):
-        classes = learnable(samples, is_network=config.train.model in NETWORKS)
+        classes = learnable(samples, is_network=config.train.is_network)
         if len(classes) < 2:
             raise TrainError(
                 f"{len(classes)} class has at least {FEWEST_SAMPLES} samples; a model needs two. Look at "
@@ -112,7 +111,7 @@ def _train(
             update.check(former, {name: about[name] for name in same}, classes)
             classes = former.about["classes"]
             about["former"] = former.fingerprint
-    if config.train.model in NETWORKS:
+    if config.train.is_network:
         own, tensors = deep.train(config, comm, samples, classes, folder, former, mark, report)
     else:
         own, tensors = yearly.train(config, comm, samples, classes, report)
