@@ -4,7 +4,8 @@
     python perf/models.py CONFIG --seeds 1 2 3
 
 A seed draws samples and trains every model on them. Accuracy is that of the pixels of the test polygons, which
-no model has seen, against the simulated truth. Every figure goes to `results/models.csv`.
+no model has seen, against the simulated truth or, of real archives, the reference. Every figure goes to
+`results/models.csv`.
 """
 
 from __future__ import annotations
@@ -20,18 +21,16 @@ from pathlib import Path
 import numpy as np
 import record
 from mpi4py import MPI
-from osgeo import gdal
 
 from lcu import config as configuration
 from lcu import sample, train
+from lcu.assess.reference import RasterReference
 from lcu.composite import Composites
 from lcu.config import Config
 from lcu.grid import Block
 from lcu.sample.draw import TEST
 from lcu.store import PATCH_SIDE
 from lcu.train import Cut, Model
-
-gdal.UseExceptions()
 
 TABLE = record.ROOT / "perf" / "results" / "models.csv"
 COLUMNS = ("date", "commit", "host", "cpu", "case", "model", "seed", "year", "figure", "value")
@@ -70,7 +69,8 @@ class Truth:
         old = sample.OldMap(config.sample, list(composites.tiles.values()))
         held = np.unique(samples.polygon[samples.split == TEST])
         parts: list[tuple[np.ndarray, ...]] = []
-        self.days = composites.days
+        reference = RasterReference(config)
+        self.days, self.years = composites.days, reference.years
         for tile in composites.tiles.values():
             whole = Block(0, 0, tile.grid.height, tile.grid.width)
             _, polygons = old.read(tile.id, tile.grid)
@@ -80,9 +80,7 @@ class Truth:
             rows, cols = rows[chosen], cols[chosen]
             around = sample.read_around(composites, tile, whole, side // 2)
             series = sample.patches(around, rows, cols, side)
-            classes = [
-                read_truth(config, tile.id, year)[rows, cols] for year in config.archive.years
-            ]
+            classes = [reference.values(tile, year, whole)[1][rows, cols] for year in self.years]
             parts.append((series, count[:, rows, cols].T, np.stack(classes, 1)))
         self.series, self.count, self.classes = map(np.concatenate, zip(*parts, strict=True))
         if side == 1:
@@ -90,33 +88,30 @@ class Truth:
         self.filled = sample.fill_series(self.series, self.days)
 
 
-def read_truth(config: Config, tile: str, year: int) -> np.ndarray:
-    """Return the true class values of a tile and year, uint8 [y, x]."""
-    return gdal.Open(config.assess.reference.format(tile=tile, year=year)).ReadAsArray()
-
-
 def predict(model: Model, config: Config, truth: Truth) -> tuple[np.ndarray, float]:
     """Return class values [pixel, year] and pixels and years predicted in a second."""
-    cut, values = Cut.of(config, config.archive.years), config.legend.values
+    cut, values = Cut.of(config, truth.years), config.legend.values
     found, begun = [], time.perf_counter()
     for start in range(0, len(truth.series), 4096):
         part = slice(start, start + 4096)
         series = truth.series[part] if model.reads_gaps else truth.filled[part]
         count = truth.count[part] if model.reads_gaps else None
         windows = cut.windows(series, count, truth.days[None])
-        found.append(values[model.predict(cut.years, windows).argmax(-1)])
+        probability = cut.of_years(model.predict(cut.years, windows))
+        found.append(values[probability.argmax(-1)])
     return np.concatenate(found), truth.classes.size / (time.perf_counter() - begun)
 
 
 def scores(found: np.ndarray, truth: np.ndarray, config: Config) -> dict[str, float]:
-    """Return the overall accuracy, the mean F1 and that of each class that occurs."""
+    """Return the overall accuracy, the mean F1 and that of each class that occurs, of what the reference knows."""
+    known = np.isin(truth, config.legend.values)
+    found, truth = found[known], truth[known]
     by_class = {}
     for entry in config.legend.classes:
         mapped, true = found == entry.value, truth == entry.value
         if true.any():
             by_class[entry.name] = 2 * (mapped & true).sum() / (mapped.sum() + true.sum())
-    known = np.isin(truth, config.legend.values)
-    accuracy = (found == truth)[known].mean()
+    accuracy = (found == truth).mean()
     names = {f"F1 {name}": float(value) for name, value in by_class.items()}
     mean = float(np.mean(list(by_class.values())))
     return {"overall accuracy": float(accuracy), "macro F1": mean, **names}
@@ -145,7 +140,7 @@ def measure(
         (variant, seed, "all", "pixels/s", round(speed)),
         (variant, seed, "all", "parameters", model.about.get("parameters", "")),
     ]
-    for position, year in enumerate(config.archive.years):
+    for position, year in enumerate(truth.years):
         part = scores(found[:, position], truth.classes[:, position], config)
         rows += [(variant, seed, year, name, round(value, 5)) for name, value in part.items()]
     part = scores(found.ravel(), truth.classes.ravel(), config)
