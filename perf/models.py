@@ -122,7 +122,7 @@ def measure(
 ) -> list[tuple]:
     """Draw, train and compare; return rows (model, seed, year, figure, value)."""
     base = configuration.load(path, sets)
-    folder = base.directory.parent / "models" / f"seed-{seed}"
+    folder = base.directory.parent / f"{base.directory.name}-models" / f"seed-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "composites").exists():
         (folder / "composites").symlink_to(base.directory / "composites")
