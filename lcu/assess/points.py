@@ -336,11 +336,11 @@ def _numbers(x_text: str, y_text: str) -> tuple[float, float] | None:
 def _year(row: Row) -> int:
     """Return the year that a row states in YEAR or SURVEY_DATE (18 or 2018); 0 for none."""
     text = row.get("year") or row.get("survey_date", "")
-    whole = re.search(r"(19|20)\d\d", text)
+    whole = re.search(r"(?<!\d)(19|20)\d\d(?!\d)", text, re.ASCII)
     if whole:
         return int(whole[0])
     short = text.split("/")[-1]
-    return int(short) + 2000 if re.fullmatch(r"\d\d", short) else 0
+    return int(short) + 2000 if re.fullmatch(r"[0-9]{2}", short) else 0
 
 
 def pixels(points: Points, grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

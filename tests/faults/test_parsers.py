@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def read_points(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     try:
-        found = points.load(str(path), CLASSES, "lucas")
+        found = points.load(config.Assess(points=str(path)), CLASSES)
     except ValueError as error:
         assert str(path) in str(error)
     else:
@@ -57,14 +57,14 @@ ROW = "1;{year};5.0;50.0;;;;1;1;{cover};U111;"
 def test_a_year_that_is_none_costs_no_other_row(folder: Path, year: str) -> None:
     rows = [ROW.format(year=text, cover="B11") for text in (year, "2018")]
     (folder / "points.csv").write_text("\n".join([COLUMNS, *rows]))
-    found = points.load(str(folder / "points.csv"), CLASSES, "lucas")
+    found = points.load(config.Assess(points=str(folder / "points.csv")), CLASSES)
     assert found.year.tolist() == [0, 2018]
 
 
 def test_a_field_without_end_is_named(folder: Path) -> None:
     (folder / "points.csv").write_text(f"{COLUMNS}\n{ROW.format(year=2018, cover='B' * 200_000)}")
     with pytest.raises(ValueError, match="points.csv: field larger"):
-        points.load(str(folder / "points.csv"), CLASSES, "lucas")
+        points.load(config.Assess(points=str(folder / "points.csv")), CLASSES)
 
 
 TEXT = config.template().encode()
