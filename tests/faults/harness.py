@@ -19,8 +19,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from tests.compare import differences
 from tests.conftest import ENVIRONMENT, ROOT
+
+# What `make test` leaves to `make faults`.
+FULL = pytest.mark.full
 
 QUICKLY = 30.0  # seconds in which a job has ended after it was struck
 LIMIT = 240.0  # seconds that any job may take here

@@ -20,7 +20,7 @@ from lcu.train import checkpoint
 from lcu.train.model import write_tensors
 from tests.compare import differences
 from tests.faults import harness
-from tests.faults.harness import World, cut_off, expect, flip, kept, whole_again
+from tests.faults.harness import FULL, World, cut_off, expect, flip, kept, whole_again
 
 pytestmark = pytest.mark.timeout(3 * harness.LIMIT)
 
@@ -37,8 +37,8 @@ def flip_a_marker(path: Path) -> None:
     ("name", "damage"),
     [
         ("*_B04_10m.jp2", cut_off),
-        ("*_B04_10m.jp2", flip_a_marker),
-        ("*_B04_10m.jp2", Path.unlink),
+        pytest.param("*_B04_10m.jp2", flip_a_marker, marks=FULL),
+        pytest.param("*_B04_10m.jp2", Path.unlink, marks=FULL),
         ("MTD_MSIL2A.xml", cut_off),
     ],
 )
@@ -55,7 +55,7 @@ def test_a_damaged_product_is_named_and_taken_back_when_it_is_mended(
     whole_again(world, "composite", 2, run)
 
 
-@pytest.mark.parametrize("damage", [cut_off, Path.unlink])
+@pytest.mark.parametrize("damage", [cut_off, pytest.param(Path.unlink, marks=FULL)])
 def test_a_damaged_old_map_is_named(world: World, damage: Callable) -> None:
     run = world.before("sample")
     with kept(world.folder / "old_map.tif") as path:
@@ -65,7 +65,7 @@ def test_a_damaged_old_map_is_named(world: World, damage: Callable) -> None:
     whole_again(world, "sample", 2, run)
 
 
-@pytest.mark.parametrize("damage", [cut_off, Path.unlink])
+@pytest.mark.parametrize("damage", [cut_off, pytest.param(Path.unlink, marks=FULL)])
 def test_a_damaged_reference_costs_its_year_only(world: World, damage: Callable) -> None:
     run = world.before("assess")
     with kept(world.folder / "truth" / "32TPS_2018_class.tif") as path:
@@ -154,7 +154,10 @@ def test_a_damaged_shard_is_named_and_made_again_when_it_is_removed(world: World
     whole_again(world, "sample", 2, run)
 
 
-@pytest.mark.parametrize("damage", [cut_off, lambda path: flip(path, path.stat().st_size // 2)])
+@pytest.mark.parametrize(
+    "damage",
+    [pytest.param(cut_off, marks=FULL), lambda path: flip(path, path.stat().st_size // 2)],
+)
 def test_a_damaged_model_is_trained_again(world: World, damage: Callable) -> None:
     run = world.before("classify")
     damage(run / "model" / "model.pt")
@@ -167,8 +170,8 @@ def test_a_damaged_model_is_trained_again(world: World, damage: Callable) -> Non
 @pytest.mark.parametrize(
     ("name", "stage"),
     [
-        ("composites/index.json", "sample"),
-        ("model/model.json", "classify"),
+        pytest.param("composites/index.json", "sample", marks=FULL),
+        pytest.param("model/model.json", "classify", marks=FULL),
         ("assessment/accuracy_S2018.json", "publish"),
     ],
 )

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from tests.faults import harness
-from tests.faults.harness import STAGES, Job, World, on_rank, strike, whole_again
+from tests.faults.harness import FULL, STAGES, Job, World, on_rank, strike, whole_again
 
 pytestmark = pytest.mark.timeout(3 * harness.LIMIT)
 
@@ -71,7 +71,11 @@ def ended_by(world: World, stage: str, what: str):
     return run, ending
 
 
-@pytest.mark.parametrize("stage", STAGES)
+# One stage of each kind in `make test`: the guard is the same everywhere.
+@pytest.mark.parametrize(
+    "stage",
+    [stage if stage == "classify" else pytest.param(stage, marks=FULL) for stage in STAGES],
+)
 def test_an_exception_on_one_rank(world: World, stage: str, seen) -> None:
     run, ending = ended_by(world, stage, "raise ValueError('made by the test')")
     assert ending.code == 1 and ending.line("made by the test")
@@ -79,7 +83,9 @@ def test_an_exception_on_one_rank(world: World, stage: str, seen) -> None:
     seen("exception on one rank", stage, 2, ending)
 
 
-@pytest.mark.parametrize(("stage", "code"), [("sample", 0), ("classify", 3)])
+@pytest.mark.parametrize(
+    ("stage", "code"), [("sample", 0), pytest.param("classify", 3, marks=FULL)]
+)
 def test_sys_exit_on_one_rank(world: World, stage: str, code: int, seen) -> None:
     run, ending = ended_by(world, stage, f"sys.exit({code})")
     assert ending.line("rank 1 of 2", f"sys.exit({code})")
@@ -87,7 +93,7 @@ def test_sys_exit_on_one_rank(world: World, stage: str, code: int, seen) -> None
     seen(f"sys.exit({code}) on one rank", stage, 2, ending)
 
 
-@pytest.mark.parametrize("stage", ["composite", "classify"])
+@pytest.mark.parametrize("stage", ["composite", pytest.param("classify", marks=FULL)])
 def test_a_rank_out_of_memory(world: World, stage: str, seen) -> None:
     run, ending = ended_by(world, stage, harness.memory_used_up())
     assert ending.line("lcu:") or ending.line("failed")

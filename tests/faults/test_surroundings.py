@@ -12,7 +12,7 @@ import pytest
 
 from tests.compare import differences
 from tests.faults import harness
-from tests.faults.harness import World, on_rank, started, whole_again
+from tests.faults.harness import FULL, World, on_rank, started, whole_again
 
 pytestmark = pytest.mark.timeout(3 * harness.LIMIT)
 
@@ -69,7 +69,7 @@ def test_a_second_job_keeps_out_of_the_run_directory(world: World, seen) -> None
 BACK = "import time; own = time.time; time.time = lambda: own() - 86400.0"
 
 
-@pytest.mark.parametrize("stage", ["composite", "classify"])
+@pytest.mark.parametrize("stage", [pytest.param("composite", marks=FULL), "classify"])
 def test_a_clock_that_jumps_changes_nothing(world: World, stage: str, seen) -> None:
     run = world.before(stage)
     for number, path in enumerate(sorted(run.rglob("*.h5"))):  # as of 1980 and 2100
