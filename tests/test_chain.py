@@ -41,9 +41,11 @@ def test_one_job_makes_maps_of_every_year_with_their_accuracy(mapped: tuple[Path
         assert f"\n{stage:<10} " in said
 
 
-def published(folder: Path, layer: str, when: str, tile: str = "32TPS") -> np.ndarray:
+def published(
+    folder: Path, layer: str, when: str, tile: str = "32TPS", version: int = 1
+) -> np.ndarray:
     """Read a product."""
-    name = f"LCU_LC_{layer}_{when}_R10m_{tile}_32632_V01.tif"
+    name = f"LCU_LC_{layer}_{when}_R10m_{tile}_32632_V{version:02d}.tif"
     return gdal.Open(str(folder / "maps" / name)).ReadAsArray()
 
 
@@ -240,7 +242,7 @@ def test_a_tile_year_without_acquisitions_is_reported_and_its_maps_are_nodata(
     assert (cover == other)[:, 100:].all()  # where the other tile does not reach
     lcu(mpirun, 2, "classify", copied, "classify.years=none", code=1)
     lcu(mpirun, 2, "publish", copied, "classify.years=none", code=1)
-    assert (published(run, "MAP", "S2019", "32TQS") == 255).all()
+    assert (published(run, "MAP", "S2019", "32TQS", version=2) == 255).all()
 
 
 def test_a_tile_without_any_acquisition_is_reported(copied: Path, mpirun: Mpirun) -> None:

@@ -25,9 +25,9 @@ from tests.test_resume import SMALL, start
 
 @pytest.fixture
 def watching(monkeypatch: pytest.MonkeyPatch):
-    """Return `deadline.watch`; what this process then knows and hears is forgotten after the test."""
-    for name in ("_end", "_asked", "_progress"):
-        monkeypatch.setattr(deadline, name, getattr(deadline, name))
+    """Return `deadline.watch`; this process knows and heard nothing yet, and forgets it all after the test."""
+    for name, value in (("_end", math.inf), ("_asked", False), ("_progress", False)):
+        monkeypatch.setattr(deadline, name, value)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM)}
     yield deadline.watch
     for number, handler in handlers.items():
