@@ -116,8 +116,15 @@ def published(tmp_path_factory):
     folder = config.directory / "assessment"
     folder.mkdir(parents=True)
     (folder / "transitions_2012-2019.csv").write_text("from,Urban,Lake\nUrban,3.5,0\nLake,,1234\n")
-    pairs = [{"from": 2018, "to": 2019, "agreement": 0.0625, "changed": 0.9375}]
-    (folder / "consistency.json").write_text(json.dumps({"pairs": pairs, "old_map": {}}))
+    pair = {"from": 2018, "to": 2019, "agreement": 0.0625, "changed": 0.9375}
+    found = {"precision": 0.2222, "recall": 0.3333, "f1": 0.2667}
+    pairs = [pair | {"accuracy": {"2018": 0.7777, "2019": 0.8888}, "change": found}]
+    since = [
+        {"from": 2012, "to": 2018, "agreement": 0.5, "changed": 0.5, "change": None,
+         "change_reference": "none of 2012", "accuracy": {"2018": 0.7777, "old_map": 0.6666}}
+    ]  # fmt: skip
+    told = {"pairs": pairs, "old_map": {"year": 2012, "pairs": since}}
+    (folder / "consistency.json").write_text(json.dumps(told))
     used = {"seconds": 4.0, "ranks": 2, "threads": 1, "core_hours": 0.0022, "peak_memory": 3 * 2**20,
             "read": 5 * 2**30, "written": None}  # fmt: skip
     paths, failures = world.run(config, provenance={"stages": {"classify": used}})
@@ -129,6 +136,15 @@ def test_tables_of_the_assessment_and_costs_stand_in_the_page(published):
     page = published[1].read_text(encoding="utf-8")
     assert "From 2012 to 2019" in page and "1,234" in page
     assert ">0.062<" in page and ">0.938<" in page
+
+
+def test_agreement_never_stands_without_accuracy_and_the_changes_found(published):
+    page = published[1].read_text(encoding="utf-8")
+    row = page[page.index(">0.062<") :].split("</tr>")[0]
+    assert all(f">{figure}<" in row for figure in ("0.778", "0.889", "0.222", "0.333", "0.267"))
+    row = page[page.index("<td>old map of 2012") :].split("</tr>")[0]
+    assert "no reference of change: none of 2012" in row
+    assert row.index("0.667") < row.index("0.778")  # the old map's own comes first
     assert "5.00 GiB" in page and "3.00 MiB" in page and "not counted" in page
     assert f">{WIDE * WIDE * 2 / 4:,.0f}<" in page  # pixels of both years in a second
 

@@ -251,9 +251,25 @@ def transitions(
 
 
 def consistency(config: Config) -> list[dict[str, Any]]:
-    """Return how far each two years agree; empty where that was not assessed."""
+    """Return how far each two maps agree, the old map with each year last; empty where that was not assessed.
+
+    Beside the agreement stand the accuracies of both maps and how the changes were found: alone it says
+    nothing, for a constant map agrees with itself perfectly.
+    """
     path = config.directory / "assessment" / "consistency.json"
-    return store.read_json(path, "assess")["pairs"] if path.exists() else []
+    if not path.exists():
+        return []
+    told = store.read_json(path, "assess")
+    since = told["old_map"].get("pairs", [])
+    rows = []
+    for pairs, which in ((told["pairs"], "map"), (since, "old map")):
+        for pair in pairs:
+            first = "old_map" if which == "old map" else str(pair["from"])
+            rows.append(pair | {
+                "names": (f"{which} of {pair['from']}", f"map of {pair['to']}"),
+                "accuracies": (pair["accuracy"][first], pair["accuracy"][str(pair["to"])]),
+            })  # fmt: skip
+    return rows
 
 
 def scores(config: Config) -> list[tuple[str, str]]:
