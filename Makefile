@@ -64,8 +64,8 @@ test-kernels: env
 
 REPETITIONS ?= 3
 faults: env
-	@$(enter); timeout -k 5 7200 $(python) -m pytest -q tests/faults \
-	    --repetitions $(REPETITIONS) --ranks 2,3,4 --table docs/faults.md
+	@$(enter); timeout -k 5 7200 $(python) -m pytest -q tests/faults tests/test_deadline.py tests/test_slurm.py \
+	    --full --repetitions $(REPETITIONS) --ranks 2,3,4 --table docs/faults.md
 
 # CASE is tiny, small or medium.
 CASE ?= small

@@ -33,6 +33,16 @@ ENVIRONMENT = {
 Mpirun = Callable[..., subprocess.CompletedProcess]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="also what `make test` leaves to `make faults`")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave to `make faults` what takes long and is like something that is done anyway."""
+    if not config.getoption("full"):
+        items[:] = [item for item in items if item.get_closest_marker("full") is None]
+
+
 @pytest.fixture(scope="session")
 def mpirun() -> Mpirun:
     """Return a function that runs ``python *arguments`` on `ranks` ranks, with a time limit."""

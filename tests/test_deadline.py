@@ -168,6 +168,7 @@ def test_a_rank_out_of_time_stops_all_and_hides_no_error(watching) -> None:
 # --- the stages -----------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.timeout(LIMIT)
 def test_without_any_time_a_run_started_again_and_again_ends_with_the_same_bytes(
     mapped: tuple[Path, str], mpirun: Mpirun

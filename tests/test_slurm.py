@@ -141,6 +141,7 @@ def test_a_job_on_two_modules_trains_on_the_booster_alone(
     assert (folder / "run-modules" / "report" / "index.html").exists()
 
 
+@pytest.mark.full
 def test_what_the_wall_time_cuts_off_is_submitted_again_until_the_run_is_complete(
     mapped: tuple[Path, str], slurm: Call, tmp_path: Path
 ) -> None:

@@ -22,12 +22,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--table", default="", help="page to write the table of strikes into")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave to `make faults` what is like something that is done anyway."""
-    if not config.getoption("table", ""):
-        items[:] = [item for item in items if item.get_closest_marker("full") is None]
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Strike each stage at a moment of its own; `make faults` at more moments, on more ranks."""
     if {"moment", "ranks"} <= set(metafunc.fixturenames):
