@@ -406,6 +406,11 @@ class Train:
         return not self.model.startswith("svm") and self.model != "random-forest"
 
     @property
+    def most_ranks(self) -> int | None:
+        """Ranks for which a step has samples; None where ranks do not share steps."""
+        return self.batch // self.accumulate if self.is_network else None
+
+    @property
     def reads_patches(self) -> bool:
         """Whether the model looks at the pixels around a sample too."""
         return self.model == "convlstm"

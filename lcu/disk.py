@@ -11,6 +11,7 @@ import contextlib
 import errno
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,6 +43,22 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def workshop(path: Path) -> Iterator[Path]:
+    """Yield an empty hidden folder beside a file, in which it is made; nothing of it is left in the end.
+
+    DiskError as of `writing`. What a killed job leaves there, `lcu.lock.clean` finds by its name.
+    """
+    folder = path.with_name(f".{path.name}")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        with writing(path):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -266,7 +266,8 @@ def _training(config: Config) -> Load:
         search = [(samples * (1 - 1 / train.folds)) ** 2 / 1e6] * tries
         fits = [(1 + train.folds) * samples**2 / 1e6] * members
         return Load(units=(search + fits) * sampled)
-    return Load(even=samples * sampled * train.epochs / 1e3, limit=train.batch, why="train.batch")
+    passes = samples * sampled * train.epochs / 1e3
+    return Load(even=passes, limit=train.most_ranks, why="train.batch")
 
 
 def _products(config: Config, tiles: Mapping[str, Tile]) -> list[float]:

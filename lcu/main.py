@@ -217,11 +217,11 @@ def run(config: Config, comm: MPI.Comm, names: Sequence[str]) -> int:
             f"composite.method: acquisitions have days of their own in every pixel, which the stage {beyond[0]} "
             "does not take yet; run `composite` alone, or choose a composite (median, ...)"
         )
-    batch = config.train.batch // config.train.accumulate
-    if len(names) > 1 and "train" in names and config.train.is_network and comm.size > batch:
+    most = config.train.most_ranks
+    if len(names) > 1 and "train" in names and most is not None and comm.size > most:
         raise ConfigError(
             f"train.batch: {config.train.batch} samples a step (in {config.train.accumulate} pieces) do not go round "
-            f"{comm.size} ranks; raise it, or run the stages by themselves, `train` on {batch} ranks at most "
+            f"{comm.size} ranks; raise it, or run the stages by themselves, `train` on {most} ranks at most "
             "(jobscripts/submit.sh)"
         )
     started = datetime.now(UTC)
@@ -396,35 +396,42 @@ def plan(config: Config, comm: MPI.Comm, nodes: Sequence[int] = (), ranks_per_no
                "(run.memory_per_rank); decoded: pixels over those of the files; disk: before compression, and "
                "as much again while shards are in the making")  # fmt: skip
     _plan_consistency(config, comm, {row["tile"]: row["where"] for row in rows})
-    for count in nodes:
-        _plan_nodes(config, comm, count, ranks_per_node)
+    if nodes:
+        _plan_nodes(config, comm, nodes, ranks_per_node)
     return 0
 
 
-def _plan_nodes(config: Config, comm: MPI.Comm, nodes: int, ranks_per_node: int) -> None:
+def _plan_nodes(config: Config, comm: MPI.Comm, nodes: Sequence[int], ranks_per_node: int) -> None:
     """Print how long a run from the beginning would take, from the rates that `calibrate` measured."""
     from lcu import acquisition, composite, forecast
 
-    ranks = nodes * ranks_per_node
     measured = on_root(
         comm, "reading the rates", store.read_json, _calibration(config), "calibrate"
     )
     rates = {name: forecast.Rate(**values) for name, values in measured["rates"].items()}
     found, tiles, _ = acquisition.find(config, comm)
-    memory = max(row["memory"] for row in composite.plan(config, comm, ranks))
+
+    def memory(tile: Tile, ranks: int) -> int:
+        size = composite.block_size(config, tile, found[tile.id], ranks)
+        return composite.peak_memory(config, tile, found[tile.id], ranks, size)
 
     def work() -> list[str]:
         lines: list[str] = []
         loads = forecast.loads(config, tiles, found)
-        seconds = forecast.table(loads, rates, ranks, lines.append)
-        lines.append(
-            f"together {duration(seconds)}, {seconds * ranks / 3600:.3g} core-hours, "
-            f"composite {memory * ranks_per_node / 2**30:.1f} GiB a node"
-        )
+        for count in nodes:
+            ranks = count * ranks_per_node
+            lines.append(
+                f"\n{count} node{'s' if count > 1 else ''} x {ranks_per_node} ranks, from the beginning, at the "
+                f"rates of {measured['host']} ({measured['ranks']} ranks, {measured['date']}):"
+            )
+            seconds = forecast.table(loads, rates, ranks, lines.append)
+            most = max(memory(tile, ranks) for tile in tiles.values())
+            lines.append(
+                f"together {duration(seconds)}, {seconds * ranks / 3600:.3g} core-hours, "
+                f"composite {most * ranks_per_node / 2**30:.1f} GiB a node"
+            )
         return lines
 
-    _say(comm, f"\n{nodes} node{'s' if nodes > 1 else ''} x {ranks_per_node} ranks, from the beginning, at the "
-               f"rates of {measured['host']} ({measured['ranks']} ranks, {measured['date']}):")  # fmt: skip
     for line in on_root(comm, "forecasting", work):
         _say(comm, line)
 

@@ -34,7 +34,9 @@ Mpirun = Callable[..., subprocess.CompletedProcess]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--full", action="store_true", help="also what `make test` leaves to `make faults`")
+    parser.addoption(
+        "--full", action="store_true", help="also what `make test` leaves to `make faults`"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -124,6 +126,17 @@ def landscape(tmp_path_factory: pytest.TempPathFactory, mpirun: Mpirun) -> Path:
 def mapped(landscape: Path, mpirun: Mpirun) -> tuple[Path, str]:
     """Return the folder with the whole chain run on 2 ranks, and what it printed."""
     return landscape, lcu(mpirun, 2, "run", landscape)
+
+
+# Composites of few bands in many shards: seconds, and many moments to be stopped at.
+SMALL = ('composite.bands=["B04", "B08"]', "composite.block=128", "composite.shard=128")
+
+
+@pytest.fixture(scope="session")
+def small(landscape: Path, mpirun: Mpirun) -> Path:
+    """Return the run directory of `SMALL` composites that nothing disturbed, made on 2 ranks."""
+    lcu(mpirun, 2, "composite", landscape, *SMALL, "run.directory=run-small")
+    return landscape / "run-small"
 
 
 @pytest.fixture

@@ -156,7 +156,7 @@ def test_status_and_plan_say_what_is_done(mapped: tuple[Path, str], mpirun: Mpir
     said = lcu(mpirun, 1, "plan", folder, "run.memory_per_rank=0.3", code=2)
     assert "run.memory_per_rank: 0.3 GiB" in said and "even with blocks of 64 pixels" in said
     lcu(
-        mpirun, 2, "composite", folder, "run.memory_per_rank=0.3", "run.directory=run-small", code=2
+        mpirun, 2, "composite", folder, "run.memory_per_rank=0.3", "run.directory=run-cramped", code=2
     )
 
 

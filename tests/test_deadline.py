@@ -19,8 +19,8 @@ from lcu.config import ConfigError, Run
 from lcu.deadline import OutOfTime
 from lcu.ranks import RankError, together
 from tests.compare import differences
-from tests.conftest import CONFIG, LIMIT, Mpirun, lcu
-from tests.test_resume import SMALL, start
+from tests.conftest import CONFIG, LIMIT, SMALL, Mpirun, lcu
+from tests.test_resume import start
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_without_any_time_a_run_started_again_and_again_ends_with_the_same_bytes
 
 @pytest.mark.timeout(LIMIT)
 def test_composites_end_in_time_on_a_signal_and_go_on_to_the_same_bytes(
-    landscape: Path, mpirun: Mpirun
+    landscape: Path, small: Path, mpirun: Mpirun
 ) -> None:
     """mpirun hands SIGUSR1 on to its ranks; SIGTERM it follows with SIGKILL (see test_slurm.py)."""
     sets = (*SMALL, "run.directory=run-signal")
@@ -202,6 +202,4 @@ def test_composites_end_in_time_on_a_signal_and_go_on_to_the_same_bytes(
     assert "shards of composites left; start the same command again to go on" in output.read_text()
     assert list((landscape / "run-signal").rglob("*.part")) == []
     lcu(mpirun, 3, "composite", landscape, *sets)
-    if not (landscape / "run-small").exists():
-        lcu(mpirun, 2, "composite", landscape, *SMALL, "run.directory=run-small")
-    assert differences(landscape / "run-small", landscape / "run-signal") == []
+    assert differences(small, landscape / "run-signal") == []

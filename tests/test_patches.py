@@ -58,7 +58,9 @@ def test_samples_and_maps_with_patches_do_not_depend_on_ranks_or_blocks(
     for part, but in (("samples", "attributes differ"), ("maps", "GetMetadata differs")):
         # The configuration, which files carry, is another.
         found = differences(*(run / part for run in both))
-        assert [text for text in found if not text.endswith((but, "versions.json: text differs"))] == []
+        assert [
+            text for text in found if not text.endswith((but, "versions.json: text differs"))
+        ] == []
     _samples_lie_where_they_say(folder)
     about = json.loads((both[0] / "model" / "model.json").read_text())
     assert about["architecture"]["network"] == "convlstm"

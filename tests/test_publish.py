@@ -238,8 +238,8 @@ def test_a_product_that_fails_leaves_nothing(tmp_path):
 
 
 def test_what_a_killed_run_left_is_cleared_away(tmp_path):
-    (tmp_path / ".map").mkdir()
-    (tmp_path / ".map" / "plain.tif").write_bytes(b"half a file")
+    (tmp_path / ".map.tif").mkdir()
+    (tmp_path / ".map.tif" / "plain.tif").write_bytes(b"half a file")
     write(tmp_path / "map.tif", "MAP", land_cover())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["map.tif", "map.tif.aux.xml"]
 

@@ -15,10 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.compare import differences
-from tests.conftest import ENVIRONMENT, LIMIT, ROOT, Mpirun, lcu
+from tests.conftest import ENVIRONMENT, LIMIT, ROOT, SMALL, Mpirun, lcu
 
-# Composites of few bands in many shards: seconds, and many moments to be killed at.
-SMALL = ('composite.bands=["B04", "B08"]', "composite.block=128", "composite.shard=128")
 QUICKLY = 30  # seconds in which a job has ended after one of its ranks did, or the disk was full
 
 
@@ -89,15 +87,16 @@ def kill_again_and_again(
 
 
 @pytest.mark.timeout(LIMIT)
-def test_composites_survive_kills_at_random_moments(landscape: Path, mpirun: Mpirun) -> None:
+def test_composites_survive_kills_at_random_moments(
+    landscape: Path, small: Path, mpirun: Mpirun
+) -> None:
     folder = landscape
-    lcu(mpirun, 2, "composite", folder, *SMALL, "run.directory=run-small")
     draw = random.Random(1)
     moments = [(victim, draw.uniform(0, 2.5)) for victim in ("0", "mpirun", "1", "0", "mpirun")]
     sets = (*SMALL, "run.directory=run-killed-small")
     assert kill_again_and_again(folder, "composite", sets, moments) >= 3
     lcu(mpirun, 3, "composite", folder, *sets)
-    assert differences(folder / "run-small", folder / "run-killed-small") == []
+    assert differences(small, folder / "run-killed-small") == []
     assert list((folder / "run-killed-small").rglob("*.part")) == []
 
 
@@ -173,7 +172,7 @@ def fails_for_want_of_room(
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 @pytest.mark.timeout(LIMIT)
 def test_composites_on_a_full_disk_end_quickly_and_can_go_on(
-    landscape: Path, mpirun: Mpirun, disk: Callable[[str], Path], ranks: int
+    landscape: Path, small: Path, mpirun: Mpirun, disk: Callable[[str], Path], ranks: int
 ) -> None:
     run = disk("3m") / "run"
     sets = (*SMALL, f"run.directory={run}")
@@ -182,9 +181,7 @@ def test_composites_on_a_full_disk_end_quickly_and_can_go_on(
     assert not (run / "composites" / "index.json").exists()
     disk("100m")
     lcu(mpirun, ranks, "composite", landscape, *sets)
-    if not (landscape / "run-small").exists():
-        lcu(mpirun, 2, "composite", landscape, *SMALL, "run.directory=run-small")
-    assert differences(landscape / "run-small", run) == []
+    assert differences(small, run) == []
 
 
 @pytest.mark.timeout(LIMIT)

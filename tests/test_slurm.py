@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.compare import differences
-from tests.conftest import CONFIG, LIMIT, ROOT
-from tests.test_resume import SMALL
+from tests.conftest import CONFIG, LIMIT, ROOT, SMALL
 
 SCRIPTS = ROOT / "jobscripts"
 TOOLS = ("slurmctld", "slurmd", "munged", "sbatch")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from osgeo import gdal, gdal_array, osr
 
 from lcu.acquisition import AcquisitionError, check_whole
 from lcu.clock import spending
-from lcu.disk import check_dense, sync, writing
+from lcu.disk import check_dense, sync, workshop
 from lcu.grid import Block, Grid
 from lcu.legend import NODATA, OUTSIDE, UNCHANGED, UNKNOWN, Legend
 
@@ -122,22 +121,16 @@ def write_product(
     a hidden folder until the second is whole. GDAL keeps names of classes and the attribute table
     in ``.aux.xml`` only; the names are in the file's own metadata as well, for those who copy it without its companion.
     """
-    workshop = path.with_name(f".{path.stem}")
-    shutil.rmtree(workshop, ignore_errors=True)
-    workshop.mkdir(parents=True)
-    try:
-        with writing(path):
-            plain = _write_plain(workshop / "plain.tif", layer, grid, read, legend, tags)
-            _write_optimised(workshop / "whole.tif", plain, about_layer(layer))
-            check_dense(workshop / "whole.tif")
-            # The companion first: a product that is there is there with its names.
-            for suffix in (".aux.xml", ""):
-                made = workshop / f"whole.tif{suffix}"
-                if made.exists():
-                    sync(made)
-                    os.replace(made, path.with_name(path.name + suffix))
-    finally:
-        shutil.rmtree(workshop, ignore_errors=True)
+    with workshop(path) as folder:
+        plain = _write_plain(folder / "plain.tif", layer, grid, read, legend, tags)
+        _write_optimised(folder / "whole.tif", plain, about_layer(layer))
+        check_dense(folder / "whole.tif")
+        # The companion first: a product that is there is there with its names.
+        for suffix in (".aux.xml", ""):
+            made = folder / f"whole.tif{suffix}"
+            if made.exists():
+                sync(made)
+                os.replace(made, path.with_name(path.name + suffix))
 
 
 def is_published(path: Path, fingerprint: str) -> bool:
@@ -165,7 +158,7 @@ def _write_plain(
         if values.shape[1:] != (block.height, block.width):
             raise ValueError(f"{layer}: block {block} came with shape {values.shape}")
         if dataset is None:
-            dataset = _create(path, grid, len(values), values.dtype)
+            dataset = create_plain(path, grid, len(values), values.dtype)
             _describe(dataset, layer, legend, tags)
         dataset.WriteArray(values, block.col, block.row)
     dataset.FlushCache()
@@ -180,7 +173,8 @@ def _clean(values: np.ndarray, layer: Layer) -> np.ndarray:
     return np.where(values > layer.largest, values.dtype.type(layer.nodata), values)
 
 
-def _create(path: Path, grid: Grid, bands: int, dtype: np.dtype) -> gdal.Dataset:
+def create_plain(path: Path, grid: Grid, bands: int, dtype: np.dtype) -> gdal.Dataset:
+    """Create a tiled GeoTIFF on a grid, to be written block by block."""
     options = ["TILED=YES", f"BLOCKXSIZE={TIFF_BLOCK}", f"BLOCKYSIZE={TIFF_BLOCK}", "COMPRESS=LZW"]
     options.append("BIGTIFF=IF_SAFER")
     kind = gdal_array.NumericTypeCodeToGDALTypeCode(dtype)

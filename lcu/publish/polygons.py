@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 from osgeo import gdal, ogr, osr
 
-from lcu.disk import sync, writing
+from lcu.disk import sync, workshop
 from lcu.grid import Block, Grid
 from lcu.legend import Legend
 from lcu.projection import in_metres
-from lcu.publish.geotiff import BLOCK, LARGEST_PROBABILITY, TIFF_BLOCK
+from lcu.publish.geotiff import BLOCK, LARGEST_PROBABILITY, create_plain
 
 gdal.UseExceptions()
 ogr.UseExceptions()
@@ -55,20 +54,14 @@ def write(
     block. Whole numbers are added up, so that blocks do not matter. ``probability`` is the mean over
     the polygon; ``hectares`` is empty where the grid is not in metres.
     """
-    workshop = path.with_name(f".{path.name}")
-    shutil.rmtree(workshop, ignore_errors=True)
-    workshop.mkdir(parents=True)
-    try:
-        with writing(path):
-            pairs = _write_pairs(workshop / "pairs.tif", change, grid, legend)
-            vector = _trace(workshop / "whole.gpkg", pairs, grid, tags)
-            _describe(vector, _measure(workshop / "numbers.tif", vector, change, grid),
-                      grid, years, legend)  # fmt: skip
-            del vector, pairs  # closing finishes the file
-            sync(workshop / "whole.gpkg")
-            os.replace(workshop / "whole.gpkg", path)
-    finally:
-        shutil.rmtree(workshop, ignore_errors=True)
+    with workshop(path) as folder:
+        pairs = _write_pairs(folder / "pairs.tif", change, grid, legend)
+        vector = _trace(folder / "whole.gpkg", pairs, grid, tags)
+        _describe(vector, _measure(folder / "numbers.tif", vector, change, grid),
+                  grid, years, legend)  # fmt: skip
+        del vector, pairs  # closing finishes the file
+        sync(folder / "whole.gpkg")
+        os.replace(folder / "whole.gpkg", path)
 
 
 def is_published(path: Path, fingerprint: str) -> bool:
@@ -81,17 +74,6 @@ def is_published(path: Path, fingerprint: str) -> bool:
         return False
 
 
-def _raster(path: Path, grid: Grid, kind: int) -> gdal.Dataset:
-    options = ["TILED=YES", f"BLOCKXSIZE={TIFF_BLOCK}", f"BLOCKYSIZE={TIFF_BLOCK}", "COMPRESS=LZW",
-               "BIGTIFF=IF_SAFER"]  # fmt: skip
-    dataset = gdal.GetDriverByName("GTiff").Create(
-        str(path), grid.width, grid.height, 1, kind, options
-    )
-    dataset.SetSpatialRef(_system(grid))
-    dataset.SetGeoTransform(grid.transform)
-    return dataset
-
-
 def _system(grid: Grid) -> osr.SpatialReference:
     system = osr.SpatialReference()
     system.SetFromUserInput(grid.crs)
@@ -100,7 +82,7 @@ def _system(grid: Grid) -> osr.SpatialReference:
 
 def _write_pairs(path: Path, change: Path, grid: Grid, legend: Legend) -> gdal.Dataset:
     """Write the classes before and after of what changed as one number a pixel, 0 elsewhere."""
-    pairs = _raster(path, grid, gdal.GDT_Int32)
+    pairs = create_plain(path, grid, 1, np.dtype(np.int32))
     for block, (before, after, _) in _blocks(change, grid):
         changed = np.isin(before, legend.values) & np.isin(after, legend.values)
         number = np.where(changed, (before.astype(np.int32) + 1) * PAIR + after, 0)
@@ -135,7 +117,7 @@ def _measure(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return pixels and the sum of their probabilities x 250, both int64 [number of a polygon]."""
     layer = vector.GetLayer(0)
-    numbers = _raster(path, grid, gdal.GDT_Int32)
+    numbers = create_plain(path, grid, 1, np.dtype(np.int32))
     # A sum, for GDAL takes the plain number for the feature's own and shows no field of it.
     burnt = vector.ExecuteSQL(f'SELECT geom, fid + 0 AS number FROM "{LAYER}"')
     gdal.RasterizeLayer(numbers, [1], burnt, options=["ATTRIBUTE=number"])

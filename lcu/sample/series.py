@@ -11,9 +11,6 @@ from lcu.grid import Block, Tile
 from lcu.sample.draw import Candidates
 from lcu.store import CELL, PATCH_SIDE
 
-# Pixels that a patch reaches beyond the one in its middle.
-REACH = PATCH_SIDE // 2
-
 
 def read_series(
     composites: Composites, tiles: Sequence[Tile], own: Candidates, *, with_patches: bool

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from lcu.store import PATCH_SIDE
 from lcu.train.layers import Network, Tensor, largest, with_context
 
 KERNEL = 3
@@ -45,6 +46,8 @@ class ConvLSTM(Network):
     hidden, layers : int
         Channels and number of the layers.
     """
+
+    reach = PATCH_SIDE // 2
 
     def __init__(
         self, bands: int, classes: int, *, hidden: int, layers: int, dropout: float, position: str

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 Tensor = torch.Tensor
-POSITIONS = ("day", "index", "none")
 
 # Longest wave of the encoding, over 2 pi, in days or positions (Garnot and Landrieu 2020).
 LONGEST = 1000.0
@@ -25,6 +24,8 @@ class Network(nn.Module):
     """
 
     head: nn.Linear
+    # Pixels beyond a sample's own that it looks at, on each side: its series are [..., band, y, x] then.
+    reach = 0
 
     def forward(self, values: Tensor, observed: Tensor, day: Tensor) -> Tensor:
         """Read every year by itself."""

@@ -15,7 +15,6 @@ import torch
 
 from lcu import store
 from lcu.disk import sync, writing
-from lcu.store import PATCH_SIDE
 from lcu.train import forest, networks, svm
 from lcu.train.layers import Network
 from lcu.train.series import Windows, standardised
@@ -66,8 +65,8 @@ class Model:
     @property
     def reach(self) -> int:
         """How many pixels beyond its own it looks at, on each side."""
-        network = self.about.get("architecture", {}).get("network")
-        return PATCH_SIDE // 2 if network == "convlstm" else 0
+        architecture = self.about.get("architecture")
+        return networks.NETWORKS[architecture["network"]].reach if architecture else 0
 
     def predict(self, years: Sequence[int], windows: Windows) -> np.ndarray:
         """Return class probabilities.
