@@ -232,8 +232,8 @@ def table(rows: list[dict[str, str]], years: int) -> str:
     own = [row for row in rows if int(row["years"]) == years]
     lines = [
         f"**{years} years.**\n",
-        "| way (seeds) | step | accuracy by year | macro F1 by year | agreement (true) | change: precision | recall | F1 "
-        "| false change | F1 last pair | from-to right | F1 mixed pixels |",
+        "| way (seeds) | step | accuracy by year | macro F1 by year | agreement (true) | change: precision | recall "
+        "| F1 | false change | F1 last pair | from-to right | F1 mixed pixels |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for way, step in dict.fromkeys((row["way"], row["step"]) for row in own):
@@ -251,7 +251,8 @@ def table(rows: list[dict[str, str]], years: int) -> str:
         precision, recall, score, false = ratios(total, "all")
         right = total["all from-to"] / max(total["all hit"] + total["all missed"], 1)
         lines.append(
-            f"| {way} ({seeds}) | {step} | {' | '.join(by_year)} | {mean['agreement']:.3f} ({mean['true agreement']:.3f}) "
+            f"| {way} ({seeds}) | {step} | {' | '.join(by_year)} "
+            f"| {mean['agreement']:.3f} ({mean['true agreement']:.3f}) "
             f"| {precision:.3f} | {recall:.3f} | **{score:.3f}** | {100 * false:.3f} % "
             f"| {ratios(total, 'last')[2]:.3f} | {right:.3f} | {ratios(total, 'mixed')[2]:.3f} |"
         )
