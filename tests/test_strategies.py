@@ -13,8 +13,10 @@ from lcu import config as configuration
 from lcu.config import Config, ConfigError
 from lcu.legend import LandClass, Legend
 from lcu.sample import Candidates, Samples
+from lcu.train.loop import TrainError
 from lcu.train.series import Cut
-from lcu.train.stable import FOLDS, agreed_labels, fold_of, splits, without
+from lcu.train.stable import FOLDS, agreed_labels, fold_of, splits
+from lcu.train.stage import divided
 from tests.compare import differences
 from tests.conftest import LIMIT, Mpirun, lcu
 
@@ -153,16 +155,27 @@ def test_years_not_seen_and_classes_the_model_does_not_know_contradict_nothing()
     assert labels_of([[1, 1, 1, 1]], 0, seen=seen, known=False) == [[10, 255, 10, 10]]
 
 
-def test_every_part_of_the_landscape_is_left_out_once() -> None:
-    rows, cols = np.divmod(np.arange(600 * 600, step=7), 600)
-    fold = fold_of(rows, cols)
-    assert np.unique(fold).tolist() == list(range(FOLDS))
-    empty = dict.fromkeys(("count", "day", "weight", "tile", "polygon", "cluster", "split"), rows)
-    samples = Samples(
-        **empty, series=rows, row=rows, col=cols, label=np.full((len(rows), 2), 7, np.uint8),
+def samples_of(side: int) -> Samples:
+    """Return samples of two classes on a square of some pixels."""
+    rows, cols = np.divmod(np.arange(side**2, step=7), side)
+    empty = dict.fromkeys(("series", "count", "day", "weight", "tile", "polygon", "cluster"), rows)
+    label = np.repeat((rows % 2 + 7).astype(np.uint8)[:, None], 2, axis=1)
+    return Samples(
+        **empty, row=rows, col=cols, label=label, split=np.zeros(len(rows), np.uint8),
         tiles=(), years=(2018, 2019), made_from=(), fingerprint="all",
     )  # fmt: skip
-    parts = [without(samples, number) for number in range(FOLDS)]
+
+
+def test_a_landscape_of_one_part_is_refused() -> None:
+    with pytest.raises(TrainError, match="without part 0 0 classes have 4 samples"):
+        divided(samples_of(100), is_network=False)
+
+
+def test_every_part_of_the_landscape_is_left_out_once() -> None:
+    samples = samples_of(600)
+    fold = fold_of(samples.row, samples.col)
+    assert np.unique(fold).tolist() == list(range(FOLDS))
+    parts = divided(samples, is_network=True)
     labelled = np.stack([(part.label != 255).all(axis=1) for part in parts])
     np.testing.assert_array_equal(labelled.sum(axis=0), FOLDS - 1)
     assert len({part.fingerprint for part in parts} | {"all"}) == FOLDS + 1
