@@ -421,7 +421,7 @@ class Classify:
     """From a model to maps."""
 
     strategy: str = key(
-        "How the years are mapped: by themselves, by a model of the pixels that are stable in all years, or by "
+        "How the years are mapped: by themselves, by a model of pixels that all years and the old map agree on, or by "
         "windows that are shifted along the series.",
         "yearly",
         allowed=("yearly", "multi-year", "shifted-window"),

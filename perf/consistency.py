@@ -6,7 +6,8 @@
 Every seed is a landscape of its own: simulated, composited and sampled once a number of years; the first years are
 taken where there are more. Each way of training and classifying (`WAYS`) has probabilities of its own, on which the
 steps work (`STEPS`; the default way has all of them, the others the map of each year alone and the default chain). The
-truth is read here only. Every figure goes to `results/consistency.csv`; a run of all ways also writes the page.
+truth is read here only. Every figure goes to `results/consistency.csv`, and the page shows what was measured last of
+each way. `--only` and `--years` measure parts.
 
 Change is a change of class between successive years, pooled over pairs of years, pixels that are mixed in either year
 left out. A constant map agrees with itself perfectly: agreement stands beside accuracy and the recall of change.
@@ -15,6 +16,7 @@ left out. A constant map agrees with itself perfectly: agreement stands beside a
 from __future__ import annotations
 
 import argparse
+import csv
 import shutil
 import subprocess
 import sys
@@ -71,6 +73,7 @@ reference_nomenclature = "value"
 LEAST = 0.004
 
 YEARLY, CHAIN = "yearly maps", "chain, smoothing (default)"
+ALL = "all: chain, smoothing, old map, unit of 0.1 ha"
 # Step -> keys of [classify]; what stands for itself comes first.
 STEPS = {
     YEARLY: None,
@@ -82,7 +85,7 @@ STEPS = {
     "CLC+, smoothing": ("years='clcplus'",),
     "chain, smoothing, old map": ("old_map=true",),
     "chain, smoothing, unit of 0.1 ha": ("minimum_unit=0.1",),
-    "all: chain, smoothing, old map, unit of 0.1 ha": ("old_map=true", "minimum_unit=0.1"),
+    ALL: ("old_map=true", "minimum_unit=0.1"),
 }  # fmt: skip
 
 MULTI, SHIFTED = "classify.strategy='multi-year'", "classify.strategy='shifted-window'"
@@ -108,7 +111,7 @@ WAYS = {
 
 def steps_of(way: str) -> list[str]:
     """Return the steps that a way is measured with."""
-    return list(STEPS) if way == next(iter(WAYS)) else [YEARLY, CHAIN]
+    return list(STEPS) if way == next(iter(WAYS)) else [YEARLY, CHAIN, ALL]
 
 
 def stage(name: str, config: Path, sets: Sequence[str]) -> None:
@@ -227,11 +230,10 @@ def ratios(rows: dict[str, float], name: str) -> tuple[float, float, float, floa
 def table(rows: list[dict[str, str]], years: int) -> str:
     """Return the table of a number of years in Markdown: means over the seeds, change pooled."""
     own = [row for row in rows if int(row["years"]) == years]
-    seeds = sorted({row["seed"] for row in own})
     lines = [
-        f"**{years} years, {len(seeds)} seeds.**\n",
-        "| way | step | accuracy by year | macro F1 by year | agreement (true) | change: precision | recall | F1 "
-        "| false change | F1 last pair | from-to right | F1 mixed pixels |",
+        f"**{years} years.**\n",
+        "| way (seeds) | step | accuracy by year | macro F1 by year | agreement (true) | change: precision | recall "
+        "| F1 | false change | F1 last pair | from-to right | F1 mixed pixels |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for way, step in dict.fromkeys((row["way"], row["step"]) for row in own):
@@ -239,6 +241,7 @@ def table(rows: list[dict[str, str]], years: int) -> str:
         for row in own:
             if (row["way"], row["step"]) == (way, step):
                 values.setdefault(row["figure"], []).append(float(row["value"]))
+        seeds = len(values["agreement"])
         mean = {name: float(np.mean(each)) for name, each in values.items()}
         total = {name: sum(each) for name, each in values.items()}
         by_year = (
@@ -248,11 +251,30 @@ def table(rows: list[dict[str, str]], years: int) -> str:
         precision, recall, score, false = ratios(total, "all")
         right = total["all from-to"] / max(total["all hit"] + total["all missed"], 1)
         lines.append(
-            f"| {way} | {step} | {' | '.join(by_year)} | {mean['agreement']:.3f} ({mean['true agreement']:.3f}) "
+            f"| {way} ({seeds}) | {step} | {' | '.join(by_year)} "
+            f"| {mean['agreement']:.3f} ({mean['true agreement']:.3f}) "
             f"| {precision:.3f} | {recall:.3f} | **{score:.3f}** | {100 * false:.3f} % "
             f"| {ratios(total, 'last')[2]:.3f} | {right:.3f} | {ratios(total, 'mixed')[2]:.3f} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def newest(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Return the rows of the commit that each way was measured with last, for each number of years."""
+    last = {(row["years"], row["way"]): row["commit"] for row in rows}
+    return [row for row in rows if row["commit"] == last[row["years"], row["way"]]]
+
+
+def write_page() -> None:
+    """Write the tables of the page."""
+    with TABLE.open(newline="") as file:
+        rows = newest(list(csv.DictReader(file)))
+    order = {way: number for number, way in enumerate(WAYS)}
+    rows = sorted((row for row in rows if row["way"] in order), key=lambda row: order[row["way"]])
+    text = PAGE.read_text()
+    begin = text.index(BEGIN) + len(BEGIN)
+    tables = "\n".join(table(rows, count) for count in sorted({int(row["years"]) for row in rows}))
+    PAGE.write_text(text[:begin] + "\n" + tables + "\n" + text[text.index(END, begin) :])
 
 
 def measure(path: Path, seed: int, years: Sequence[int], way: str) -> list[dict[str, Any]]:
@@ -284,7 +306,7 @@ def main() -> None:
         "--folder", type=Path, help="keep the archives and runs here, and use what is there"
     )
     options = parser.parse_args()
-    shared, rows = record.provenance(), []
+    shared = record.provenance()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         for seed in options.seeds:
@@ -294,16 +316,9 @@ def main() -> None:
             stage("simulate", path, [f"run.seed={seed}"])
             for count in options.years:
                 for way in options.only:
-                    rows += measure(path, seed, range(FIRST, FIRST + count), way)
-    rows = [shared | row for row in rows]
-    record.append(TABLE, rows, COLUMNS)
-    if options.only != list(WAYS):
-        return
-    written = [{name: str(value) for name, value in row.items()} for row in rows]
-    text = PAGE.read_text()
-    begin = text.index(BEGIN) + len(BEGIN)
-    tables = "\n".join(table(written, count) for count in options.years)
-    PAGE.write_text(text[:begin] + "\n" + tables + "\n" + text[text.index(END, begin) :])
+                    rows = measure(path, seed, range(FIRST, FIRST + count), way)
+                    record.append(TABLE, [shared | row for row in rows], COLUMNS)
+    write_page()
 
 
 if __name__ == "__main__":

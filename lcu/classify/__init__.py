@@ -2,7 +2,7 @@
 
 from lcu.classify.maps import confidence, land_cover, quantise
 from lcu.classify.stage import Maps, run
-from lcu.classify.years import most_likely_years, posterior_of_years
+from lcu.years import most_likely_years, posterior_of_years
 
 __all__ = [
     "Maps",

@@ -20,7 +20,6 @@ from lcu import deadline, store
 from lcu.classify import clcplus, evidence, overlap, smooth, unit
 from lcu.classify.ahead import ahead
 from lcu.classify.maps import SCALE, confidence_of, quantise
-from lcu.classify.years import posterior_of_years
 from lcu.config import Config, ConfigError, provenance
 from lcu.grid import Block, Tile, split
 from lcu.legend import NODATA, OUTSIDE, UNCHANGED, UNKNOWN
@@ -39,6 +38,7 @@ from lcu.store import (
     Piece,
     Shard,
 )
+from lcu.years import posterior_of_years
 
 log = logging.getLogger(__name__)
 

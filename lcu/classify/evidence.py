@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lcu.classify.maps import SCALE
-from lcu.classify.years import most_likely_years
 from lcu.legend import OUTSIDE
+from lcu.years import most_likely_years
 
 # Power of the probabilities in a vote, and, below, weight of the legend's transitions against what is counted: chosen
 # on the simulated landscape (docs/consistency.md). With a power of 1 doubt counts twice, in the vote and in the error

@@ -19,7 +19,7 @@ import numpy as np
 from mpi4py import MPI
 from scipy import linalg
 
-from lcu.ranks import on_root, together
+from lcu.ranks import mine, on_root, together
 from lcu.sample.kmeans import kmeans
 
 # What became of a candidate: the first rule that removed it.
@@ -316,31 +316,37 @@ def starting_centres(
 ) -> list[np.ndarray]:
     """Return the first centres of each clustering, float32 [cluster, direction].
 
-    They are found, and their number is chosen, on the candidates with the lowest keys, which one rank can
-    hold: the number whose clusters foretell best (least mean log-loss) which classes the map has in the
-    other half of the landscape, from what it has in one.
+    They are found, and their number is chosen, on the candidates with the lowest keys, which every rank can
+    hold; the ranks share the tries. It is the number whose clusters foretell best (least mean log-loss) which
+    classes the map has in the other half of the landscape, from what it has in one.
     """
     number = (~year.key >> np.uint64(32)).astype(np.uint32)
     few = highest(number, np.zeros(len(year), np.int64), np.array([TRIED_ON]), comm)
-    parts = comm.gather((year.key[few], values[few], year.index[few], year.part[few]), root=0)
-    return on_root(comm, "choosing the number of clusters", _try_clusters, parts, classes, seed)
-
-
-def _try_clusters(parts: list[tuple], classes: int, seed: int) -> list[np.ndarray]:
+    parts = comm.allgather((year.key[few], values[few], year.index[few], year.part[few]))
     key, values, index, part = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.argsort(key, kind="stable")
-    values, index, part = values[order], index[order], part[order]
-    numbers = [k for k in CLUSTERS if k * LEAST_MEMBERS <= len(values)]
-    best = np.inf, []
-    for k in numbers or [max(1, len(values) // LEAST_MEMBERS)]:
-        found = [
-            kmeans(values, k, seed=seed + turn, comm=MPI.COMM_SELF, max_iterations=ITERATIONS)[:2]
-            for turn in range(CLUSTERINGS)
-        ]
-        loss = np.mean([foretelling_loss(label, index, part, k, classes) for _, label in found])
-        if loss < best[0]:
-            best = loss, [centres for centres, _ in found]
-    return best[1]
+    tried = _try_clusters(values[order], index[order], part[order], classes, seed, comm)
+    best = min(tried, key=lambda k: np.mean([loss for loss, _ in tried[k]]))
+    return [centres for _, centres in tried[best]]
+
+
+def _try_clusters(
+    values: np.ndarray, index: np.ndarray, part: np.ndarray, classes: int, seed: int, comm: MPI.Comm
+) -> dict[int, list[tuple[float, np.ndarray]]]:
+    """Return the loss and the centres of each clustering, by the number of clusters; the same on every rank."""
+    most = max(1, len(values) // LEAST_MEMBERS)
+    numbers = [k for k in CLUSTERS if k <= most] or [most]
+    work = [(k, turn) for k in numbers for turn in range(CLUSTERINGS)]
+    found = {}
+    with together(comm, "trying numbers of clusters"):
+        for k, turn in mine(work, comm, cost=lambda item: item[0]):
+            centres, label, *_ = kmeans(
+                values, k, seed=seed + turn, comm=MPI.COMM_SELF, max_iterations=ITERATIONS
+            )
+            found[k, turn] = foretelling_loss(label, index, part, k, classes), centres
+    for others in comm.allgather(found):
+        found |= others
+    return {k: [found[k, turn] for turn in range(CLUSTERINGS)] for k in numbers}
 
 
 def foretelling_loss(

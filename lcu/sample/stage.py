@@ -265,8 +265,13 @@ def write(
     split: np.ndarray,
     path: Path,
     mark: str,
+    label: np.ndarray | None = None,
 ) -> None:
-    """Write a table together: every rank the series of an equal, contiguous part of the samples."""
+    """Write a table together: every rank the series of an equal, contiguous part of the samples.
+
+    A sample has the old map's class in every sampled year that it was observed in, or what `label`, class values
+    [sample, year], has there; 255 = none.
+    """
     tiles = list(composites.tiles.values())
     total = len(drawn)
     start, end = total * comm.rank // comm.size, total * (comm.rank + 1) // comm.size
@@ -275,9 +280,12 @@ def write(
         own = drawn.take(np.arange(start, end))
         patched = config.train.reads_patches
         series, count, patch = read_series(composites, tiles, own, with_patches=patched)
-    label = _labels(config, composites, own, count)
+    labels = _labels(config, composites, own, count)
+    if label is not None:
+        labels = np.where(labels == NODATA, labels, label[start:end])
     columns = {
-        "series": series, "count": count, "day": np.tile(composites.days, (len(own), 1)), "label": label,
+        "series": series, "count": count, "day": np.tile(composites.days, (len(own), 1)),
+        "label": labels,
         "weight": weight[start:end], "tile": own.tile, "row": own.row, "col": own.col,
         "polygon": own.polygon, "cluster": own.cluster, "split": split[start:end],
     }  # fmt: skip

@@ -1,8 +1,11 @@
-"""The multi-year training set: pixels that the maps of all single years and the old map call the same.
+"""The multi-year training set: pixels that the years' maps and the old map agree on, with a label for each year.
 
-As Sedona et al. 2022 (IGARSS, 10.1109/IGARSS46834.2022.9883655) do it: a model as for single years maps each year;
-what no year contradicts is the stable part of the landscape; samples of it, of all years, teach the model that maps
-them all. Only pixels that may be drawn are mapped here: many times as many as samples, spread over all tiles.
+After Sedona et al. 2022 (IGARSS, 10.1109/IGARSS46834.2022.9883655): models as for single years map each year; pixels
+that the old map and these maps agree on, of all years, teach the model that maps them all. Two things differ. A pixel
+is mapped by a model that has not seen its part of the landscape, for one that has would repeat the old map's mistakes
+there (predictions out of sample, as in Northcutt et al. 2021, Journal of Artificial Intelligence Research 70). And a
+pixel that changed for good keeps its place, with the class of each year, for without it no change is ever learned.
+Only pixels that may be drawn are mapped here: many times as many as samples, spread over all tiles.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from lcu import store
 from lcu.composite import Composites
 from lcu.config import Config
 from lcu.grid import Tile
+from lcu.legend import NODATA, Legend
 from lcu.ranks import mine, on_root, together
 from lcu.sample import Candidates, OldMap, Samples, assign_splits, draw
 from lcu.sample import stage as sampling
@@ -26,40 +30,74 @@ from lcu.sample.series import fill_series, read_series
 from lcu.store import CELL
 from lcu.train.model import Model
 from lcu.train.series import Cut
+from lcu.years import most_likely_years
 
 NAME = "stable"
 
-# Pixels of each class that are looked at, for each sample that is drawn of a class on average.
+# Parts of the landscape, each left out by one of the first models: squares of a side in pixels, in a pattern of 2 x 2.
+FOLDS = 4
+SQUARE = 128
+
+# Pixels of each class that are looked at, for each sample that is drawn of a class on average; and how many are drawn.
 POOL = 8
+MORE = 2
 
 # Pixels that are mapped at once: always as many, so that no bit depends on how they are dealt out.
 BATCH = CELL * CELL
 
+# Share of a class that is taken to change in a year; probability below which none is taken to fall; and that of its own
+# label above which a year teaches it. Measured in docs/consistency.md.
+CHANGE = 0.01
+LEAST = 1e-3
+SURE = 0.3
+
+# Years that a pixel must have a label in.
+FEWEST_YEARS = 2
+
+
+def fold_of(row: np.ndarray, col: np.ndarray) -> np.ndarray:
+    """Return the part of the landscape that pixels of a tile belong to, 0 to `FOLDS` - 1."""
+    return row // SQUARE % 2 * 2 + col // SQUARE % 2
+
+
+def without(samples: Samples, fold: int) -> Samples:
+    """Return the samples with no labels in a part of the landscape."""
+    inside = fold_of(samples.row, samples.col) == fold
+    label = np.where(inside[:, None], np.uint8(NODATA), samples.label)
+    mark = store.fingerprint("without 1", samples.fingerprint, fold, SQUARE)
+    return replace(samples, label=label, fingerprint=mark)
+
 
 def stable_samples(
-    config: Config, comm: MPI.Comm, samples: Samples, first: Model, report: Any
+    config: Config, comm: MPI.Comm, samples: Samples, first: Sequence[Model], report: Any
 ) -> Samples:
     """Draw the multi-year samples unless they are there; return them on every rank.
 
     Parameters
     ----------
     config : Config
-        With the strategy that `first` was trained for.
+        With the strategy that the models were trained for.
     samples : Samples
         What `first` learned from; a polygon stays on the side of the split that it has there.
+    first : sequence of Model
+        Each trained `without` a part of the landscape.
     """
     composites = on_root(comm, "opening the composites", Composites.open, config)
     mark = store.fingerprint(
-        "stable 1", samples.fingerprint, first.fingerprint, first.about["tensors"]
-    )
+        "stable 2", samples.fingerprint, [(one.fingerprint, one.about["tensors"]) for one in first],
+        FOLDS, SQUARE, POOL, MORE, CHANGE, SURE,
+    )  # fmt: skip
     path = sampling.path_of(config.directory, NAME)
     if not on_root(comm, "looking for stable samples", store.is_whole, path, mark):
         tiles = list(composites.tiles.values())
         pool, areas = _pool(config, comm, composites, tiles, report)
-        kept = _stable(config, comm, composites, tiles, pool, first, report)
-        drawn = draw(pool.take(kept), areas, config.sample.per_class, config.sample.per_polygon)
+        label = _labels(config, comm, composites, tiles, pool, first, report)
+        kept = pool.take((label != NODATA).sum(axis=1) >= FEWEST_YEARS)
+        most = MORE * config.sample.per_class, MORE * config.sample.per_polygon
+        drawn = draw(kept, areas, *most)
+        own = label[np.isin(pool.key, drawn.key)]  # both in reading order
         split = splits(drawn, samples, config.run.seed)
-        sampling.write(config, comm, composites, drawn, areas, split, path, mark)
+        sampling.write(config, comm, composites, drawn, areas, split, path, mark, own)
     return on_root(comm, "reading the stable samples", Samples.read, config.directory, NAME)
 
 
@@ -97,28 +135,44 @@ def _pool(
     return pool.take(reading_order(pool)), areas
 
 
-def _stable(
+def _labels(
     config: Config, comm: MPI.Comm, composites: Composites, tiles: Sequence[Tile], pool: Candidates,
-    first: Model, report: Any,
+    first: Sequence[Model], report: Any,
 ) -> np.ndarray:  # fmt: skip
-    """Tell which candidates are stable, bool [candidate], the same on every rank."""
-    starts = range(0, len(pool), BATCH)
+    """Return the class value of each candidate in each year, uint8 [candidate, year], the same on every rank."""
+    fold = fold_of(pool.row, pool.col)
+    order = np.lexsort((np.arange(len(pool)), fold))
+    starts = [
+        (number, part[begin : begin + BATCH])
+        for number in range(FOLDS)
+        for part in [order[fold[order] == number]]
+        for begin in range(0, len(part), BATCH)
+    ]
     own = mine(starts, comm)
-    kept = np.zeros(len(pool), np.uint8)
+    label = np.full((len(pool), len(config.archive.years)), NODATA, np.uint8)
     with together(comm, "mapping the pixels that may be stable"):
-        for done, start in enumerate(own):
-            batch = pool.take(np.arange(start, min(start + BATCH, len(pool))))
-            patched = first.reach > 0
-            series, count, patch = read_series(composites, tiles, batch, with_patches=patched)
-            looked_at = patch if patched else series
-            label, seen = yearly_labels(config, first, looked_at, count, composites.days)
-            kept[start : start + len(batch)] = is_stable(label, seen, batch.index)
+        for done, (number, rows) in enumerate(own):
+            batch, model = pool.take(rows), first[number]
+            series, count, patch = read_series(
+                composites, tiles, batch, with_patches=model.reach > 0
+            )
+            looked_at = series if patch is None else patch
+            found = yearly_probability(config, model, looked_at, count, composites.days)
+            known = np.isin(config.legend.values[batch.index], model.about["classes"])
+            label[rows] = agreed_labels(
+                *found, batch.index, known, nearest_year(config), config.legend
+            )
             report(done + 1, len(own), "batches of pixels mapped")
-    comm.Allreduce(MPI.IN_PLACE, kept, MPI.MAX)
-    return kept.astype(bool)
+    comm.Allreduce(MPI.IN_PLACE, label, MPI.MIN)
+    return label
 
 
-def yearly_labels(
+def nearest_year(config: Config) -> int:
+    """Return the position of the mapped year that lies nearest to the old map's, the earlier of equals."""
+    return int(np.abs(np.array(config.archive.years) - config.sample.old_map_year).argmin())
+
+
+def yearly_probability(
     config: Config, model: Model, series: np.ndarray, count: np.ndarray, days: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Map at most `BATCH` pixels in every year.
@@ -132,8 +186,7 @@ def yearly_labels(
 
     Returns
     -------
-    label : ndarray[sample, year], int64
-        Index of the likeliest class.
+    probability : ndarray[sample, year, class], float32
     seen : ndarray[sample, year], bool
         Whether there is a clear observation in the year.
     """
@@ -151,18 +204,35 @@ def yearly_labels(
         for year in cut.years
     ]
     seen = np.stack([count[:, own].any(axis=1) for own in of_year], axis=1)
-    return probability[: len(series)].argmax(axis=2), seen
+    return probability[: len(series)], seen
 
 
-def is_stable(label: np.ndarray, seen: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Tell which pixels have the old map's class in every year that was seen, two at least; bool [sample].
+def agreed_labels(
+    probability: np.ndarray, seen: np.ndarray, index: np.ndarray, known: np.ndarray, nearest: int,
+    legend: Legend,
+) -> np.ndarray:  # fmt: skip
+    """Return the class value of each pixel in each year, uint8 [sample, year]; 255 = none.
+
+    The likeliest classes of all years together; none of a pixel whose class in the year `nearest` to the old map is not
+    the old map's, and none in a year that was not seen or says something else for itself.
 
     Parameters
     ----------
-    label, seen
-        As `yearly_labels` returns them.
+    probability, seen
+        As `yearly_probability` returns them.
     index : ndarray[sample], uint8
         Class index in the old map.
+    known : ndarray[sample], bool
+        Whether the model knows that class: what it does not know, it cannot contradict.
     """
-    same = ((label == index[:, None]) | ~seen).all(axis=1)
-    return same & (seen.sum(axis=1) >= 2)
+    away = legend.transition_matrix()
+    np.fill_diagonal(away, 0)
+    step = CHANGE * away / np.maximum(away.sum(axis=1, keepdims=True), 1e-9)
+    np.fill_diagonal(step, 1 - step.sum(axis=1))
+    likely = np.where(seen[..., None], np.maximum(probability, LEAST), 1).astype(np.float32)
+    as_raster = np.ascontiguousarray(likely.transpose(1, 2, 0)[..., None])
+    found = most_likely_years(as_raster, step)[..., 0].T.astype(np.int64)
+    own = np.take_along_axis(probability, found[..., None], axis=2)[..., 0]
+    kept = seen & (own > SURE) & (found[:, nearest] == index)[:, None]
+    kept[~known], found[~known] = seen[~known], index[~known, None]
+    return np.where(kept, legend.values[found], np.uint8(NODATA))

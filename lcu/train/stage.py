@@ -23,11 +23,11 @@ from lcu.sample.draw import TEST, TRAINING
 from lcu.train import checkpoint, deep, update, yearly
 from lcu.train import model as models
 from lcu.train.loop import TrainError
-from lcu.train.stable import stable_samples
+from lcu.train.stable import FOLDS, SQUARE, stable_samples, without
 
 log = logging.getLogger(__name__)
 
-# Folder of the model whose maps of single years show what is stable.
+# Folder of the models that have not seen a part of the landscape, whose maps of single years show what is stable there.
 FIRST = "first"
 
 # Fewest samples with which a class can be learned and held out.
@@ -43,7 +43,12 @@ def run(config: Config, comm: MPI.Comm, report: Any) -> str:
     folder = config.directory / "model"
     if config.classify.strategy == "multi-year":
         yearly_config = replace(config, classify=replace(config.classify, strategy="yearly"))
-        first = _trained(yearly_config, comm, samples, folder / FIRST, report)
+        with together(comm, "dividing the landscape"):
+            parts = divided(samples, is_network=config.train.is_network)
+        first = [
+            _trained(yearly_config, comm, part, folder / FIRST / str(fold), report)
+            for fold, part in enumerate(parts)
+        ]
         samples = stable_samples(yearly_config, comm, samples, first, report)
     return summary(_trained(config, comm, samples, folder, report).about)
 
@@ -121,6 +126,19 @@ def _train(
     deadline.made()
 
 
+def divided(samples: Samples, *, is_network: bool) -> list[Samples]:
+    """Return the samples without each part of the landscape in turn; TrainError where one leaves too few."""
+    parts = [without(samples, fold) for fold in range(FOLDS)]
+    for fold, part in enumerate(parts):
+        if (count := len(learnable(part, is_network=is_network))) < 2:
+            raise TrainError(
+                f"classify.strategy: multi-year learns without each of {FOLDS} parts of the landscape (squares of "
+                f"{SQUARE} pixels); without part {fold} {count} classes have {FEWEST_SAMPLES} samples, two must. Map a "
+                "larger area, draw more samples (sample.per_class, sample.per_polygon) or use another strategy"
+            )
+    return parts
+
+
 def learnable(samples: Samples, *, is_network: bool) -> list[int]:
     """Return the class values that have enough samples to be learned, ascending.
 
@@ -128,13 +146,8 @@ def learnable(samples: Samples, *, is_network: bool) -> list[int]:
     """
     split = samples.split
     used = samples.label[split == TRAINING if is_network else split != TEST]
-    first = used.min(
-        axis=1, initial=NODATA
-    )  # a sample has one label, in every year that it is labelled
-    values, counts = np.unique(first[first != NODATA], return_counts=True)
-    return [
-        int(value) for value, count in zip(values, counts, strict=True) if count >= FEWEST_SAMPLES
-    ]
+    values = np.unique(used[used != NODATA])
+    return [int(v) for v in values if (used == v).any(axis=1).sum() >= FEWEST_SAMPLES]
 
 
 def _about(config: Config, samples: Samples, mark: str) -> dict[str, Any]:
