@@ -128,6 +128,20 @@ def mapped(landscape: Path, mpirun: Mpirun) -> tuple[Path, str]:
     return landscape, lcu(mpirun, 2, "run", landscape)
 
 
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory, mpirun: Mpirun) -> Path:
+    """Return a folder as `mapped` does, with one smaller tile, and its composites and samples only.
+
+    For networks, which take their time for every pixel.
+    """
+    folder = tmp_path_factory.mktemp("tiny")
+    small = CONFIG.replace("320", "256").replace('"32TPS", "32TQS"', '"32TPS"')
+    (folder / "run.toml").write_text(small)
+    for stage in ("simulate", "composite", "sample"):
+        lcu(mpirun, 2, stage, folder)
+    return folder
+
+
 # Composites of few bands in many shards: seconds, and many moments to be stopped at.
 SMALL = ('composite.bands=["B04", "B08"]', "composite.block=128", "composite.shard=128")
 

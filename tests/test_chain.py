@@ -91,24 +91,22 @@ def test_everything_is_the_same_for_any_number_of_ranks(
 
 
 @pytest.mark.timeout(2 * LIMIT)
-def test_maps_of_a_network_do_not_depend_on_the_number_of_ranks(
-    mapped: tuple[Path, str], mpirun: Mpirun
-) -> None:
-    folder = mapped[0]
+def test_maps_of_a_network_do_not_depend_on_the_number_of_ranks(tiny: Path, mpirun: Mpirun) -> None:
     network = (
         "train.model=lstm",
         "train.series=masked",
         "train.carry_state=true",
         "train.epochs=1",
+        "train.hidden=8",
     )
     for name in ("run-network", "run-network-3"):
         for part in ("composites", "samples"):
-            shutil.copytree(folder / "run" / part, folder / name / part)
-    lcu(mpirun, 2, "train", folder, "run.directory=run-network", *network)
-    shutil.copytree(folder / "run-network" / "model", folder / "run-network-3" / "model")
+            shutil.copytree(tiny / "run" / part, tiny / name / part)
+    lcu(mpirun, 2, "train", tiny, "run.directory=run-network", *network)
+    shutil.copytree(tiny / "run-network" / "model", tiny / "run-network-3" / "model")
     for ranks, name in ((2, "run-network"), (3, "run-network-3")):
-        lcu(mpirun, ranks, "classify", folder, f"run.directory={name}", *network)
-    made = [folder / name / "probabilities" for name in ("run-network", "run-network-3")]
+        lcu(mpirun, ranks, "classify", tiny, f"run.directory={name}", *network)
+    made = [tiny / name / "probabilities" for name in ("run-network", "run-network-3")]
     assert differences(*made) == []
 
 
@@ -156,7 +154,13 @@ def test_status_and_plan_say_what_is_done(mapped: tuple[Path, str], mpirun: Mpir
     said = lcu(mpirun, 1, "plan", folder, "run.memory_per_rank=0.3", code=2)
     assert "run.memory_per_rank: 0.3 GiB" in said and "even with blocks of 64 pixels" in said
     lcu(
-        mpirun, 2, "composite", folder, "run.memory_per_rank=0.3", "run.directory=run-cramped", code=2
+        mpirun,
+        2,
+        "composite",
+        folder,
+        "run.memory_per_rank=0.3",
+        "run.directory=run-cramped",
+        code=2,
     )
 
 

@@ -38,16 +38,16 @@ def test_every_pixel_of_a_patch_is_filled_in_time_as_in_a_raster() -> None:
     np.testing.assert_array_equal(found, patches(fill_gaps(raster, days)[0], rows, cols, 5))
 
 
-SETS = ("train.model=convlstm", "train.hidden=8", "train.epochs=2", "sample.per_class=60",
+SETS = ("train.model=convlstm", "train.hidden=4", "train.epochs=2", "sample.per_class=60",
         "classify.years=none")  # fmt: skip
 
 
 @pytest.mark.timeout(2 * LIMIT)
 def test_samples_and_maps_with_patches_do_not_depend_on_ranks_or_blocks(
-    mapped: tuple[Path, str], mpirun: Mpirun, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, mpirun: Mpirun
 ) -> None:
-    folder = mapped[0]
-    for name, ranks, shard in (("run-patch", 2, 320), ("run-patch-other", 3, 192)):
+    folder = tiny
+    for name, ranks, shard in (("run-patch", 2, 256), ("run-patch-other", 3, 192)):
         (folder / name).mkdir()
         (folder / name / "composites").symlink_to(folder / "run" / "composites")
         sets = [*SETS, f"run.directory={name}", f"classify.shard={shard}"]
