@@ -56,8 +56,8 @@ test-mpi-%: env
 # A second tree, whose kernels check every index.
 test-kernels: env
 	@echo "== kernel tests with bounds checks"
-	@mkdir -p build/debug; rm -rf build/debug/{tests,kernels}; \
-	cp -pR lcu kernels tests setup.py pyproject.toml build/debug/; rm -f build/debug/lcu/_*.so; \
+	@mkdir -p build/debug; rm -rf build/debug/{tests,kernels,perf}; \
+	cp -pR lcu kernels perf tests setup.py pyproject.toml build/debug/; rm -f build/debug/lcu/_*.so; \
 	$(enter); cd build/debug; \
 	LCU_DEBUG_KERNELS=1 $(python) setup.py -q build_ext --inplace >build.log 2>&1 || { tail -n 30 build.log; exit 1; }; \
 	timeout -k 5 900 $(python) -m pytest -q -k kernel tests || [ $$? -eq 5 ]
