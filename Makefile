@@ -3,6 +3,7 @@
 #   make demo    simulate a landscape, map it with two ranks, write the report
 #   make test    all tests: serial, on 1 to 4 ranks, kernels with bounds checks
 #   make faults  strike every stage at random moments on 2, 3 and 4 ranks; writes docs/faults.md (REPETITIONS=3)
+#   make fuzz    give the parsers of outside data what a fuzzer thinks of (SECONDS_EACH=60)
 #   make perf    measure kernels, composites, storage, k-means and retrieval against others, with pictures and tables
 #   make tables  measure quality where the truth is known: cloud masks, samples, years
 #   make slurm   start a Slurm with two partitions here, to try job scripts on (docs/hpc.md); slurm-stop ends it
@@ -13,7 +14,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-serial test-mpi test-kernels faults perf tables slurm slurm-stop lint clean
+.PHONY: help env demo test test-serial test-mpi test-kernels faults fuzz perf tables slurm slurm-stop lint clean
 
 RANKS ?= 2
 python := $(CURDIR)/.venv/bin/python
@@ -61,6 +62,14 @@ test-kernels: env
 	$(enter); cd build/debug; \
 	LCU_DEBUG_KERNELS=1 $(python) setup.py -q build_ext --inplace >build.log 2>&1 || { tail -n 30 build.log; exit 1; }; \
 	timeout -k 5 900 $(python) -m pytest -q -k kernel tests || [ $$? -eq 5 ]
+
+# Each parser of outside data for so many seconds, with a fuzzer that follows the branches.
+SECONDS_EACH ?= 60
+fuzz: env
+	@$(enter); $(python) -m pip install --quiet atheris==3.0.0; \
+	for parser in product granule item points config; do echo "== $$parser"; \
+	    $(python) -m tests.faults.fuzz $$parser --seconds $(SECONDS_EACH) 2>build/fuzz.log \
+	    || { tail -n 30 build/fuzz.log; exit 1; }; tail -n 1 build/fuzz.log; done
 
 REPETITIONS ?= 3
 faults: env

@@ -83,6 +83,10 @@ class Truth:
             classes = [reference.values(tile, year, whole)[1][rows, cols] for year in self.years]
             parts.append((series, count[:, rows, cols].T, np.stack(classes, 1)))
         self.series, self.count, self.classes = map(np.concatenate, zip(*parts, strict=True))
+        if not len(self.series):
+            raise SystemExit(
+                f"{config.directory}: seed {seed} keeps no polygon for testing; take another"
+            )
         if side == 1:
             self.series = self.series[..., 0, 0]
         self.filled = sample.fill_series(self.series, self.days)
