@@ -63,7 +63,7 @@ def _message(ending: Ending) -> str:
         if line.startswith("lcu: ") or "noticed that process" in line:
             line = re.sub(r"/\S*/struck", "RUN", line)
             return re.sub(r"PID \d+ on node \S+", "PID ... on node ...", line)[:160].strip()
-    return "nothing: nobody is left to say it"
+    return "nothing: " + ("nobody is left to say it" if ending.code else "nothing went wrong")
 
 
 @pytest.fixture(scope="session")
