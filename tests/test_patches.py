@@ -38,7 +38,7 @@ def test_every_pixel_of_a_patch_is_filled_in_time_as_in_a_raster() -> None:
     np.testing.assert_array_equal(found, patches(fill_gaps(raster, days)[0], rows, cols, 5))
 
 
-SETS = ("train.model=convlstm", "train.hidden=4", "train.epochs=2", "sample.per_class=60",
+SETS = ("train.model=convlstm", "train.hidden=8", "train.epochs=2", "sample.per_class=60",
         "classify.years=none")  # fmt: skip
 
 
