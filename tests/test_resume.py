@@ -7,7 +7,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,74 +14,28 @@ from pathlib import Path
 import pytest
 
 from tests.compare import differences
-from tests.conftest import ENVIRONMENT, LIMIT, ROOT, SMALL, Mpirun, lcu
-
-QUICKLY = 30  # seconds in which a job has ended after one of its ranks did, or the disk was full
-
+from tests.conftest import LIMIT, SMALL, Mpirun, lcu
+from tests.faults.harness import QUICKLY, World, started
 
 # --- killed ---------------------------------------------------------------------------------------
-
-
-def start(folder: Path, command: str, sets: tuple[str, ...], output: Path) -> subprocess.Popen:
-    """Start a command on 2 ranks; wait until its ranks are at work."""
-    words = ["mpirun", "-n", "2", sys.executable, "-m", "lcu.main", command, folder / "run.toml"]
-    words += [word for text in sets for word in ("--set", text)]
-    with output.open("w") as file:
-        process = subprocess.Popen(
-            list(map(str, words)), stdout=file, stderr=subprocess.STDOUT, cwd=ROOT,
-            env=os.environ | ENVIRONMENT, start_new_session=True,
-        )  # fmt: skip
-    end = time.monotonic() + 60
-    while "run directory" not in output.read_text() and time.monotonic() < end:
-        assert process.poll() is None, output.read_text()
-        time.sleep(0.05)
-    return process
-
-
-def ranks_of(process: subprocess.Popen) -> list[int]:
-    """Return the process ids of the ranks: those whose parent is mpirun, by their age."""
-    listed = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(process.pid)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return sorted(map(int, listed.stdout.split()))
-
-
-def is_alive(number: int) -> bool:
-    """Tell whether a process runs (a dead one that nobody has waited for does not)."""
-    try:
-        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def kill(process: subprocess.Popen, victim: str) -> bool:
-    """Kill ``mpirun`` or a rank; tell whether it was still there. No rank may outlive it for long."""
-    ranks = ranks_of(process)
-    if process.poll() is not None or not ranks:
-        return False
-    os.kill(process.pid if victim == "mpirun" else ranks[int(victim) % len(ranks)], signal.SIGKILL)
-    process.wait(timeout=QUICKLY)
-    assert process.returncode != 0
-    end = time.monotonic() + QUICKLY
-    while any(map(is_alive, ranks)) and time.monotonic() < end:
-        time.sleep(0.1)
-    assert not any(map(is_alive, ranks)), f"ranks outlive {victim}"
-    return True
 
 
 def kill_again_and_again(
     folder: Path, command: str, sets: tuple[str, ...], moments: list[tuple[str, float]]
 ) -> int:
-    """Start a command, kill it after some seconds, start it again ...; return how often it died."""
+    """Start a command on 2 ranks, kill ``mpirun`` or a rank, start it again ...; return how often it died."""
     died = 0
-    for number, (victim, moment) in enumerate(moments):
-        process = start(folder, command, sets, folder / f"killed-{number}.txt")
-        time.sleep(moment)
-        died += kill(process, victim)
-        process.wait(timeout=LIMIT)
+    for victim, moment in moments:
+        with started(World(folder), command, 2, *sets) as job:
+            job.wait_until("run directory")
+            time.sleep(moment)
+            ranks = job.ranks()
+            if len(ranks) == job.size:  # else it ends by itself already
+                os.kill(
+                    job.process.pid if victim == "mpirun" else ranks[int(victim)], signal.SIGKILL
+                )
+                died += job.end(QUICKLY, list(ranks.values())).code != 0
+            job.process.wait(timeout=LIMIT)
     return died
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mpi4py import MPI
 from osgeo import gdal, ogr, osr
 
 from lcu.config import Sample
 from lcu.grid import Block, Grid, Tile
 from lcu.sample import Candidates, OldMap, OldMapError, assign_splits, core_pixels, draw, priority
-from lcu.sample.draw import allocate, cap_polygons
+from lcu.sample.clean import spread
+from lcu.sample.draw import allocate, cap_polygons, reading_order
 from lcu.sample.stage import sample_weights
 
 GRID = Grid("EPSG:32631", (500000.0, 10.0, 0.0, 5600000.0, 0.0, -10.0), 60, 80)
@@ -250,3 +252,32 @@ def test_weights_stand_for_the_share_of_the_old_map() -> None:
     weight = sample_weights(index, np.array([100, 300, 500]))
     assert weight.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 3.0])
     assert weight.sum() == pytest.approx(4)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("owner", ["rank 0 has all", "in turn", "in blocks"])
+def test_candidates_are_spread_evenly_over_ranks(owner: str) -> None:
+    comm = MPI.COMM_WORLD
+    total = 1003
+    everyone = np.arange(total)
+    columns = (
+        everyone, everyone % 5, everyone % 3, everyone * 7 % 501, everyone * 13 % 499, everyone // 10,
+        everyone % 17, everyone % 2,
+    )  # fmt: skip
+    everything = Candidates(
+        *(
+            column.astype(getattr(Candidates.none(), entry.name).dtype)
+            for entry, column in zip(fields(Candidates), columns, strict=True)
+        )
+    )
+    owners = {
+        "rank 0 has all": np.zeros(total), "in turn": everyone % comm.size,
+        "in blocks": everyone * comm.size // total,
+    }  # fmt: skip
+    own = spread(everything.take(owners[owner] == comm.rank), comm)
+    assert total // comm.size <= len(own) <= -(-total // comm.size)
+    np.testing.assert_array_equal(reading_order(own), np.arange(len(own)))
+    found = Candidates.join(comm.allgather(own))
+    found = found.take(np.argsort(found.key))
+    for entry in fields(Candidates):
+        np.testing.assert_array_equal(getattr(found, entry.name), getattr(everything, entry.name))

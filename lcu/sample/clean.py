@@ -45,7 +45,7 @@ def clean(
     wanted = np.full(classes, config.sample.pool)
     pooled = candidates.take(highest(number, candidates.index.astype(np.int64), wanted, comm))
     counts["pool"] = counts["candidates"] - total_count(pooled.index, classes, comm)
-    pooled = pooled.take(reading_order(pooled))
+    pooled = spread(pooled, comm)
     with together(comm, "reading the series of candidates"):
         check()
         pool = _pool(config, composites, tiles, pooled)
@@ -56,6 +56,20 @@ def clean(
         counts[name] = total_count(pooled.index[verdict.rule == rule], classes, comm)
     kept = verdict.rule == KEPT
     return replace(pooled, cluster=verdict.cluster).take(kept), counts
+
+
+def spread(candidates: Candidates, comm: MPI.Comm) -> Candidates:
+    """Return this rank's equal share of all ranks' candidates, in reading order; collective over `comm`.
+
+    They come from whole blocks, of which small areas have fewer than there are ranks, and some blocks hold many.
+    """
+    sizes = np.array(comm.allgather(len(candidates)))
+    before, total = sizes[: comm.rank].sum(), sizes.sum()
+    ends = total * np.arange(1, comm.size) // comm.size - before
+    sent = np.split(np.arange(len(candidates)), np.clip(ends, 0, len(candidates)))
+    candidates = candidates.take(reading_order(candidates))
+    own = Candidates.join(comm.alltoall([candidates.take(positions) for positions in sent]))
+    return own.take(reading_order(own))
 
 
 def _pool(

@@ -94,5 +94,6 @@ def fill_series(series: np.ndarray, days: np.ndarray) -> np.ndarray:
     if not len(series):
         return series
     as_raster = np.ascontiguousarray(np.moveaxis(series, 0, 2))
-    filled, _ = fill_gaps(as_raster.reshape(*as_raster.shape[:3], -1), days)
+    row = *as_raster.shape[:2], 1, -1  # one long row: the kernel goes along rows
+    filled, _ = fill_gaps(as_raster.reshape(row), days)
     return np.ascontiguousarray(np.moveaxis(filled.reshape(as_raster.shape), 2, 0))

@@ -33,7 +33,8 @@ from lcu.sample.draw import (
 from lcu.sample.series import fill_series, read_series
 from lcu.store import PATCH, SAMPLES, Piece
 
-BLOCK = 1024
+# Side of the blocks that candidates are looked for in, pixels: even a small landscape has some for each rank.
+BLOCK = 256
 
 # The table that the stage makes.
 NAME = "samples"

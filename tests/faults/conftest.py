@@ -59,11 +59,13 @@ def _lines() -> list[str]:
 
 def _message(ending: Ending) -> str:
     """Return the line that says what happened, without what differs from job to job."""
-    for line in ending.said.splitlines():
-        if line.startswith("lcu: ") or "noticed that process" in line:
-            line = re.sub(r"/\S*/struck", "RUN", line)
-            return re.sub(r"PID \d+ on node \S+", "PID ... on node ...", line)[:160].strip()
-    return "nothing: " + ("nobody is left to say it" if ending.code else "nothing went wrong")
+    lines = ending.said.splitlines()
+    told = [line for line in lines if line.startswith("lcu: ") or "noticed that process" in line]
+    told += [line for line in lines if re.match(r"\w+(Error|Exit)\b", line)]
+    if not told:
+        return "nothing: " + ("nobody is left to say it" if ending.code else "nothing went wrong")
+    line = re.sub(r"/\S*/struck", "RUN", told[0])
+    return re.sub(r"PID \d+ on node \S+", "PID ... on node ...", line)[:160].strip()
 
 
 @pytest.fixture(scope="session")
