@@ -287,6 +287,12 @@ class Sample:
         0.8,
         check=_between(0.01, 1),
     )
+    typical: float = key(
+        "Share of each class that may be kept: what is most like the middle of the class in every year. Less where "
+        "much of a class has changed everywhere, 1 where classes have kinds that are rare.",
+        0.9,
+        check=_between(0.01, 1),
+    )
     pool: int = key(
         "Candidates of each class, over all tiles, that are looked at at most.",
         100000,

@@ -17,6 +17,7 @@ from lcu.legend import load
 from lcu.sample import Samples, priority
 from lcu.sample.draw import border_distance
 from lcu.sample.reliable import (
+    ATYPICAL,
     CHANGED,
     CLUSTER,
     KEPT,
@@ -66,9 +67,11 @@ def take(pool: Pool, chosen: np.ndarray) -> Pool:
     return Pool(series=tuple(year[chosen] for year in pool.series), **rest)
 
 
-def judge(pool: Pool, classes: int = 3, keep: float = 1.0, comm: MPI.Comm = SELF) -> Verdict:
+def judge(
+    pool: Pool, classes: int = 3, keep: float = 1.0, comm: MPI.Comm = SELF, typical: float = 1.0
+) -> Verdict:
     """Judge a pool."""
-    return reliable(pool, classes=classes, keep=keep, seed=1, comm=comm)
+    return reliable(pool, classes=classes, keep=keep, typical=typical, seed=1, comm=comm)
 
 
 def test_a_map_without_mistakes_is_kept_whole() -> None:
@@ -149,6 +152,35 @@ def test_a_third_of_the_labels_wrong_at_random_is_found() -> None:
     assert mistaken[kept].mean() < 0.01 and kept[~mistaken].mean() > 0.99
 
 
+def test_what_the_map_calls_by_one_name_everywhere_is_found_far_from_the_middle_of_its_class() -> (
+    None
+):
+    pool, truth = landscape()
+    random = np.random.default_rng(8)
+    felled = (truth == 1) & (random.random(len(truth)) < 0.06)  # in every polygon of the class
+    series = pool.series[0].copy()
+    series[felled] = random.integers(2000, 2200, (felled.sum(), FEATURES))
+    pool = replace(pool, series=(series,))
+    assert (
+        judge(pool).rule[felled] == KEPT
+    ).mean() > 0.9  # for the map says the same of all of them
+    verdict = judge(pool, typical=0.9)
+    assert (verdict.rule[felled] == ATYPICAL).all()
+    for value in range(3):
+        assert ((verdict.rule == ATYPICAL) & (truth == value)).sum() <= 0.1 * (truth == value).sum()
+
+
+def test_the_farthest_year_says_how_typical_a_candidate_is() -> None:
+    pool, _ = landscape(years=2)
+    changed, unseen = np.arange(10), np.arange(20, 30)
+    series = pool.series[1].copy()
+    series[np.concatenate([changed, unseen])] = 9000
+    observed = pool.observed.copy()
+    observed[unseen, 1] = False
+    verdict = judge(replace(pool, series=(pool.series[0], series), observed=observed), typical=0.9)
+    assert (verdict.rule[changed] != KEPT).all() and (verdict.rule[unseen] == KEPT).mean() > 0.7
+
+
 def test_about_the_share_asked_for_is_kept_and_of_equals_those_far_from_the_border() -> None:
     pool, truth = landscape()
     border = np.random.default_rng(4).integers(1, 17, len(truth)).astype(np.uint8)
@@ -217,7 +249,7 @@ def test_the_verdict_has_the_same_bits_for_any_ranks(deal: str) -> None:
     index = np.where(random.random(len(truth)) < 0.1, random.integers(0, 4, len(truth)), truth)
     index = index[:, None] * 1000 + pool.polygon[:, None]  # a polygon has one class
     pool = replace(pool, index=(index[:, 0] // 1000).astype(np.uint8), polygon=index[:, 0])
-    alone = judge(pool, 4, 0.7)
+    alone = judge(pool, 4, 0.7, typical=0.9)
     place = np.arange(len(truth))
     owner = {
         "in turn": place % comm.size,
@@ -225,7 +257,7 @@ def test_the_verdict_has_the_same_bits_for_any_ranks(deal: str) -> None:
         "one rank has none": np.minimum(place % comm.size, max(comm.size - 2, 0)),
     }[deal]
     own = np.random.default_rng(comm.rank).permutation(np.flatnonzero(owner == comm.rank))
-    found = judge(take(pool, own), 4, 0.7, comm)
+    found = judge(take(pool, own), 4, 0.7, comm, typical=0.9)
     same = [
         np.array_equal(getattr(found, f.name), getattr(alone, f.name)[own]) for f in fields(Verdict)
     ]

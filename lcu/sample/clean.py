@@ -50,8 +50,9 @@ def clean(
         check()
         pool = _pool(config, composites, tiles, pooled)
     verdict = reliable(
-        pool, classes=classes, keep=config.sample.keep, seed=config.run.seed, comm=comm
-    )
+        pool, classes=classes, keep=config.sample.keep, typical=config.sample.typical,
+        seed=config.run.seed, comm=comm,
+    )  # fmt: skip
     for rule, name in enumerate(RULES):
         counts[name] = total_count(pooled.index[verdict.rule == rule], classes, comm)
     kept = verdict.rule == KEPT

@@ -23,8 +23,15 @@ from lcu.ranks import mine, on_root, together
 from lcu.sample.kmeans import kmeans
 
 # What became of a candidate: the first rule that removed it.
-KEPT, POLYGON, CLUSTER, CHANGED, UNRELIABLE = range(5)
-RULES = ("kept", "polygon", "cluster", "changed", "unreliable")
+KEPT, POLYGON, CLUSTER, CHANGED, ATYPICAL, UNRELIABLE = range(6)
+RULES = ("kept", "polygon", "cluster", "changed", "atypical", "unreliable")
+
+# Candidates of a class that tell its middle; least spread around it (of the logarithm: 1 %); candidates that
+# are looked at together.
+MIDDLE_OF, LEAST_SPREAD, FEW_ROWS = 4096, np.float32(0.01), 4096
+
+# Natural logarithm of each reflectance x 10000; 0 counts as 1.
+LOGARITHM = np.log(np.maximum(np.arange(65536), 1)).astype(np.float32)
 
 # Times that candidates are judged: the second time by those alone that stood the first.
 PASSES = 2
@@ -151,7 +158,14 @@ class Verdict:
 
 
 def reliable(
-    pool: Pool, *, classes: int, keep: float, seed: int, comm: MPI.Comm, threads: int = 1
+    pool: Pool,
+    *,
+    classes: int,
+    keep: float,
+    typical: float,
+    seed: int,
+    comm: MPI.Comm,
+    threads: int = 1,
 ) -> Verdict:
     """Find the candidates whose label is reliable; collective over `comm`.
 
@@ -163,6 +177,8 @@ def reliable(
         Classes of the legend.
     keep : float
         Largest share of all candidates that is kept, 0..1.
+    typical : float
+        Share of each class that is near enough to its middle to be kept, 0..1.
     seed : int
     comm : MPI.Comm
     threads : int
@@ -171,8 +187,9 @@ def reliable(
     Notes
     -----
     A candidate is removed by the first of these rules: its polygon looks like another class (``polygon``, in
-    any year), its clusters do in every year (``cluster``) or in some (``changed``), others are more reliable
-    (``unreliable``). The best of a class stay where rules on pixels would leave less than `LEAST_KEPT` of it.
+    any year), its clusters do in every year (``cluster``) or in some (``changed``), it is far from the middle of
+    its class (``atypical``), others are more reliable (``unreliable``). The best of a class stay where rules on
+    pixels would leave less than `LEAST_KEPT` of it.
 
     Beyond the pool a rank holds, for each candidate and one year at a time, its series again, 4 bytes for
     each of at most classes - 1 discriminants, what `kmeans` needs (12 bytes), and labels and scores (about
@@ -190,12 +207,62 @@ def reliable(
     rule = np.full(len(pool), KEPT, np.uint8)
     rule[~fits.all(axis=1)] = CHANGED
     rule[~(fits & pool.observed).any(axis=1)] = CLUSTER
+    rule[(rule == KEPT) & least_typical(pool, classes, typical, comm)] = ATYPICAL
     rule[wrong] = POLYGON
     worst = score.min(axis=1)
     rule[least_kept(worst, rule, pool, classes, comm)] = KEPT
     chosen = most_reliable(worst, rule == KEPT, cluster[:, 0] + 1, pool, classes, keep, comm)
     rule[(rule == KEPT) & ~chosen] = UNRELIABLE
     return Verdict(rule, cluster[:, 0], worst)
+
+
+# -------------------------------------------------------------------------- the middle of a class
+
+
+def least_typical(pool: Pool, classes: int, typical: float, comm: MPI.Comm) -> np.ndarray:
+    """Choose all but a share `typical` of each class: those farthest from its middle in some year, bool [candidate].
+
+    What an outdated map calls by one name everywhere, such as forest that was felled since, no cluster can
+    tell: the map says the same of all that looks alike. But it is not like the rest of its class.
+    """
+    distance = np.zeros(len(pool), np.float32)
+    for position, series in enumerate(pool.series):
+        seen = pool.observed[:, position]
+        for value, (middle, spread) in middles(pool, position, classes, comm).items():
+            own = np.flatnonzero(seen & (pool.index == value))
+            for first in range(0, len(own), FEW_ROWS):
+                chosen = own[first : first + FEW_ROWS]
+                away = (LOGARITHM[series[chosen]] - middle) / spread
+                distance[chosen] = np.maximum(distance[chosen], (away * away).mean(axis=1))
+    most = total_count(pool.index, classes, comm)
+    most -= np.ceil(typical * most).astype(np.int64)
+    # Of floats that are not negative the bits have the order of the numbers.
+    return highest(distance.view(np.uint32), pool.index.astype(np.int64), most, comm)
+
+
+def middles(
+    pool: Pool, position: int, classes: int, comm: MPI.Comm
+) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Return, for each class index, the middle and the spread of its series' logarithms in a year, float32 [feature].
+
+    They are the median and the median absolute deviation from it, so what is few in a class moves neither; of
+    the `MIDDLE_OF` candidates with the lowest keys, which every rank can hold.
+    """
+    series, seen = pool.series[position], pool.observed[:, position]
+    number = (~pool.key >> np.uint64(32)).astype(np.uint32)
+    few = highest(number, pool.index.astype(np.int64), np.full(classes, MIDDLE_OF), comm, seen)
+    parts = comm.allgather((series[few], pool.index[few]))
+    known, index = (np.concatenate(column) for column in zip(*parts, strict=True))
+    found = {}
+    for value in np.unique(index):
+        values = LOGARITHM[known[index == value]]
+        middle = np.median(values, axis=0)
+        spread = np.median(np.abs(values - middle), axis=0)
+        found[int(value)] = middle, np.maximum(spread, LEAST_SPREAD)
+    return found
+
+
+# ------------------------------------------------------------------------------------ judging
 
 
 def judge(
