@@ -288,8 +288,8 @@ class Sample:
         check=_between(0.01, 1),
     )
     typical: float = key(
-        "Share of each class that may be kept: what is most like the middle of the class in every year. Less where "
-        "much of a class has changed everywhere, 1 where classes have kinds that are rare.",
+        "Share of each class that may be kept: what is most like the middle of the class in all years but the "
+        "map's own. Less where much of a class has changed, 1 where classes have kinds that are rare.",
         0.9,
         check=_between(0.01, 1),
     )

@@ -71,7 +71,10 @@ def judge(
     pool: Pool, classes: int = 3, keep: float = 1.0, comm: MPI.Comm = SELF, typical: float = 1.0
 ) -> Verdict:
     """Judge a pool."""
-    return reliable(pool, classes=classes, keep=keep, typical=typical, seed=1, comm=comm)
+    outdated = [True] * len(pool.series)
+    return reliable(
+        pool, classes=classes, keep=keep, typical=typical, outdated=outdated, seed=1, comm=comm
+    )
 
 
 def test_a_map_without_mistakes_is_kept_whole() -> None:
@@ -166,6 +169,8 @@ def test_what_the_map_calls_by_one_name_everywhere_is_found_far_from_the_middle_
     ).mean() > 0.9  # for the map says the same of all of them
     verdict = judge(pool, typical=0.9)
     assert (verdict.rule[felled] == ATYPICAL).all()
+    own_year = reliable(pool, classes=3, keep=1.0, typical=0.9, outdated=[False], seed=1, comm=SELF)
+    assert not (own_year.rule == ATYPICAL).any()
     for value in range(3):
         assert ((verdict.rule == ATYPICAL) & (truth == value)).sum() <= 0.1 * (truth == value).sum()
 

@@ -51,6 +51,7 @@ def clean(
         pool = _pool(config, composites, tiles, pooled)
     verdict = reliable(
         pool, classes=classes, keep=config.sample.keep, typical=config.sample.typical,
+        outdated=[year != config.sample.old_map_year for year in judged_years(config)],
         seed=config.run.seed, comm=comm,
     )  # fmt: skip
     for rule, name in enumerate(RULES):

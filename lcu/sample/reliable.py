@@ -163,6 +163,7 @@ def reliable(
     classes: int,
     keep: float,
     typical: float,
+    outdated: Sequence[bool],
     seed: int,
     comm: MPI.Comm,
     threads: int = 1,
@@ -179,6 +180,8 @@ def reliable(
         Largest share of all candidates that is kept, 0..1.
     typical : float
         Share of each class that is near enough to its middle to be kept, 0..1.
+    outdated : [year], bool
+        Whether the map is of another year than the series, so that the land may have changed.
     seed : int
     comm : MPI.Comm
     threads : int
@@ -207,7 +210,7 @@ def reliable(
     rule = np.full(len(pool), KEPT, np.uint8)
     rule[~fits.all(axis=1)] = CHANGED
     rule[~(fits & pool.observed).any(axis=1)] = CLUSTER
-    rule[(rule == KEPT) & least_typical(pool, classes, typical, comm)] = ATYPICAL
+    rule[(rule == KEPT) & least_typical(pool, classes, typical, outdated, comm)] = ATYPICAL
     rule[wrong] = POLYGON
     worst = score.min(axis=1)
     rule[least_kept(worst, rule, pool, classes, comm)] = KEPT
@@ -219,15 +222,18 @@ def reliable(
 # -------------------------------------------------------------------------- the middle of a class
 
 
-def least_typical(pool: Pool, classes: int, typical: float, comm: MPI.Comm) -> np.ndarray:
+def least_typical(
+    pool: Pool, classes: int, typical: float, outdated: Sequence[bool], comm: MPI.Comm
+) -> np.ndarray:
     """Choose all but a share `typical` of each class: those farthest from its middle in some year, bool [candidate].
 
     What an outdated map calls by one name everywhere, such as forest that was felled since, no cluster can
-    tell: the map says the same of all that looks alike. But it is not like the rest of its class.
+    tell: the map says the same of all that looks alike. But it is not like the rest of its class. In the map's
+    own year nothing has changed, and what is rare in a class belongs to it.
     """
     distance = np.zeros(len(pool), np.float32)
-    for position, series in enumerate(pool.series):
-        seen = pool.observed[:, position]
+    for position in np.flatnonzero(outdated):
+        series, seen = pool.series[position], pool.observed[:, position]
         for value, (middle, spread) in middles(pool, position, classes, comm).items():
             own = np.flatnonzero(seen & (pool.index == value))
             for first in range(0, len(own), FEW_ROWS):
@@ -235,7 +241,7 @@ def least_typical(pool: Pool, classes: int, typical: float, comm: MPI.Comm) -> n
                 away = (LOGARITHM[series[chosen]] - middle) / spread
                 distance[chosen] = np.maximum(distance[chosen], (away * away).mean(axis=1))
     most = total_count(pool.index, classes, comm)
-    most -= np.ceil(typical * most).astype(np.int64)
+    most -= np.ceil((typical if any(outdated) else 1) * most).astype(np.int64)
     # Of floats that are not negative the bits have the order of the numbers.
     return highest(distance.view(np.uint32), pool.index.astype(np.int64), most, comm)
 
