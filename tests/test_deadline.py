@@ -20,7 +20,7 @@ from lcu.deadline import OutOfTime
 from lcu.ranks import RankError, together
 from tests.compare import differences
 from tests.conftest import CONFIG, LIMIT, SMALL, Mpirun, lcu
-from tests.test_resume import start
+from tests.faults.harness import World, started
 
 
 @pytest.fixture
@@ -194,12 +194,13 @@ def test_composites_end_in_time_on_a_signal_and_go_on_to_the_same_bytes(
 ) -> None:
     """mpirun hands SIGUSR1 on to its ranks; SIGTERM it follows with SIGKILL (see test_slurm.py)."""
     sets = (*SMALL, "run.directory=run-signal")
-    output = landscape / "signal.txt"
-    process = start(landscape, "composite", sets, output)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGUSR1)
-    assert process.wait(timeout=60) == 3, output.read_text()
-    assert "shards of composites left; start the same command again to go on" in output.read_text()
+    with started(World(landscape), "composite", 2, *sets) as job:
+        job.wait_until("run directory")
+        time.sleep(0.5)
+        job.process.send_signal(signal.SIGUSR1)
+        ending = job.end(60)
+    assert ending.code == 3, ending.said
+    assert ending.line("shards of composites left; start the same command again to go on")
     assert list((landscape / "run-signal").rglob("*.part")) == []
     lcu(mpirun, 3, "composite", landscape, *sets)
     assert differences(small, landscape / "run-signal") == []
