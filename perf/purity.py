@@ -70,6 +70,7 @@ def standardised(year: reliable.Year, *_: object) -> np.ndarray:
 RULES = {
     "rule `polygon`": {"WRONG_POLYGON": np.inf},
     "rules `cluster` and `changed`": {"FITS": 0.0},
+    "rule `atypical`": {"least_typical": lambda pool, *_: np.zeros(len(pool), bool)},
     "own polygon counted less": {"OWN_POLYGON": 1.0},
     "second turn": {"PASSES": 1},
     "several clusterings": {"CLUSTERINGS": 1},
