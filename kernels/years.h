@@ -25,8 +25,10 @@
 /* What is decoded. */
 typedef struct {
     const float *probability; /* [year][class][pixel], NaN = missing */
-    const float *transition;  /* [year - 1][from][to] */
+    const float *transition;  /* [year - 1][from][to]; 0 where a class stays */
     const float *reverse;     /* [year - 1][to][from], the same */
+    const float *diagonal;    /* [year - 1][class]: of a class that stays */
+    const float *stay;        /* [year - 1][pixel]: what this is multiplied with */
     long years, classes, pixels;
 } lcu_years;
 
@@ -44,6 +46,20 @@ LCU_INLINE float lcu_larger(float one, float other) { return one > other ? one :
 /* Scratch of one thread, in floats: two arrays [year][class][LCU_STRIP] and two [class][LCU_STRIP]. */
 static inline long lcu_years_scratch(long years, long classes) {
     return (2 * years + 2) * classes * LCU_STRIP;
+}
+
+/* One step of the years, for a strip. */
+typedef struct {
+    const float *transition, *reverse, *diagonal;
+    float stay[LCU_STRIP];
+} lcu_step;
+
+/* Take the step that follows `year`; 1 beyond the last pixel. */
+LCU_INLINE void lcu_take_step(const lcu_years *in, long year, long first, long width, lcu_step *step) {
+    step->transition = in->transition + year * in->classes * in->classes;
+    step->reverse = in->reverse + year * in->classes * in->classes;
+    step->diagonal = in->diagonal + year * in->classes;
+    for (int x = 0; x < LCU_STRIP; ++x) step->stay[x] = x < width ? in->stay[year * in->pixels + first + x] : 1;
 }
 
 /* Copy one year of a strip to [class][LCU_STRIP]: 1 for all classes where it is missing (NaN in any class, or
@@ -96,50 +112,58 @@ LCU_INLINE void lcu_join(const float *own, float *values, long classes) {
         for (int x = 0; x < LCU_STRIP; ++x) values[c * LCU_STRIP + x] *= most[x];
 }
 
-/* Largest product over the classes of the year before: next[to] = max before[from] transition[from][to]. LCU_TOGETHER
-   classes for each load, so that the running values stay in registers. */
-LCU_INLINE void lcu_best_step(const float *before, const float *reverse, float *next, long classes) {
+/* Largest product over the classes of the year before: next[to] = max before[from] transition[from][to], of the same
+   class times `stay`. LCU_TOGETHER classes for each load, so that the running values stay in registers. */
+LCU_INLINE void lcu_best_step(const float *before, const lcu_step *step, float *next, long classes) {
     for (long to = 0; to < classes; to += LCU_TOGETHER) {
         const float *weight[LCU_TOGETHER]; /* beyond the last class the last one again */
         for (int k = 0; k < LCU_TOGETHER; ++k)
-            weight[k] = reverse + (to + k < classes ? to + k : classes - 1) * classes;
+            weight[k] = step->reverse + (to + k < classes ? to + k : classes - 1) * classes;
         for (int x = 0; x < LCU_STRIP; x += LCU_LANES) {
-            lcu_lanes best[LCU_TOGETHER] = {{0}};
+            lcu_lanes best[LCU_TOGETHER] = {{0}}, stay = *(const lcu_lanes *)(step->stay + x);
             for (long from = 0; from < classes; ++from) {
                 lcu_lanes value = *(const lcu_lanes *)(before + from * LCU_STRIP + x);
                 #pragma GCC unroll 4
                 for (int k = 0; k < LCU_TOGETHER; ++k) best[k] = lcu_most(value * weight[k][from], best[k]);
             }
-            for (int k = 0; k < LCU_TOGETHER && to + k < classes; ++k)
-                *(lcu_lanes *)(next + (to + k) * LCU_STRIP + x) = best[k];
+            for (int k = 0; k < LCU_TOGETHER && to + k < classes; ++k) {
+                lcu_lanes same = *(const lcu_lanes *)(before + (to + k) * LCU_STRIP + x);
+                *(lcu_lanes *)(next + (to + k) * LCU_STRIP + x) =
+                    lcu_most(same * step->diagonal[to + k] * stay, best[k]);
+            }
         }
     }
 }
 
-/* Sum of the products: next[to] = sum before[from] weights[to][from]. */
-LCU_INLINE void lcu_sum_step(const float *before, const float *weights, float *next, long classes) {
+/* Sum of the products: next[to] = sum before[from] weights[to][from], and of the same class, times `stay`. */
+LCU_INLINE void lcu_sum_step(
+    const float *before, const float *weights, const lcu_step *step, float *next, long classes
+) {
     for (long to = 0; to < classes; ++to) {
         float sum[LCU_STRIP];
         const float *weight = weights + to * classes;
         for (int x = 0; x < LCU_STRIP; ++x) sum[x] = 0;
         for (long from = 0; from < classes; ++from)
             for (int x = 0; x < LCU_STRIP; ++x) sum[x] += before[from * LCU_STRIP + x] * weight[from];
-        for (int x = 0; x < LCU_STRIP; ++x) next[to * LCU_STRIP + x] = sum[x];
+        for (int x = 0; x < LCU_STRIP; ++x)
+            next[to * LCU_STRIP + x] = sum[x] + before[to * LCU_STRIP + x] * step->diagonal[to] * step->stay[x];
     }
 }
 
 /* The class from which a step to `after` [LCU_STRIP] is best, the first among equals; where no step is possible the
    best class of this year alone. */
-LCU_INLINE void lcu_step_back(const float *values, const float *transition, int32_t *after, long classes) {
+LCU_INLINE void lcu_step_back(const float *values, const lcu_step *step, int32_t *after, long classes) {
     float best[LCU_STRIP], alone[LCU_STRIP];
     int32_t from_best[LCU_STRIP], from_alone[LCU_STRIP];
     for (int x = 0; x < LCU_STRIP; ++x) best[x] = alone[x] = 0, from_best[x] = from_alone[x] = 0;
     for (long from = 0; from < classes; ++from) {
-        const float *weight = transition + from * classes;
+        const float *weight = step->transition + from * classes;
+        float same = step->diagonal[from];
         for (int x = 0; x < LCU_STRIP; ++x) {
-            float value = values[from * LCU_STRIP + x], step = value * weight[after[x]];
-            from_best[x] = step > best[x] ? (int32_t)from : from_best[x];
-            best[x] = lcu_larger(step, best[x]);
+            float value = values[from * LCU_STRIP + x];
+            float taken = after[x] == (int32_t)from ? value * same * step->stay[x] : value * weight[after[x]];
+            from_best[x] = taken > best[x] ? (int32_t)from : from_best[x];
+            best[x] = lcu_larger(taken, best[x]);
             from_alone[x] = value > alone[x] ? (int32_t)from : from_alone[x];
             alone[x] = lcu_larger(value, alone[x]);
         }
@@ -149,23 +173,28 @@ LCU_INLINE void lcu_step_back(const float *values, const float *transition, int3
 
 /* The most likely sequence of classes of a strip (Viterbi), to labels [year][pixel]. */
 LCU_CLONES static void lcu_decode_strip(const lcu_years *in, long first, uint8_t *labels, float *scratch) {
-    long classes = in->classes, size = classes * LCU_STRIP, square = classes * classes;
+    long classes = in->classes, size = classes * LCU_STRIP;
     long width = in->pixels - first < LCU_STRIP ? in->pixels - first : LCU_STRIP;
     float *values = scratch, *own = scratch + in->years * size; /* [year][class][strip]; [class][strip] */
     int32_t seen[LCU_STRIP], any[LCU_STRIP], label[LCU_STRIP];
+    lcu_step step;
     for (int x = 0; x < LCU_STRIP; ++x) any[x] = label[x] = 0;
     for (long year = 0; year < in->years; ++year) {
         float *now = values + year * size;
         lcu_take(in, year, first, width, own, seen);
         for (int x = 0; x < LCU_STRIP; ++x) any[x] |= seen[x];
-        if (year > 0) lcu_best_step(now - size, in->reverse + (year - 1) * square, now, classes);
-        else for (long i = 0; i < size; ++i) now[i] = 1;
+        if (year > 0) {
+            lcu_take_step(in, year - 1, first, width, &step);
+            lcu_best_step(now - size, &step, now, classes);
+        } else for (long i = 0; i < size; ++i) now[i] = 1;
         lcu_join(own, now, classes);
     }
     for (long year = in->years - 1; year >= 0; --year) {
         float *now = values + year * size;
-        if (year < in->years - 1) lcu_step_back(now, in->transition + year * square, label, classes);
-        else { /* the last year alone: the best of its values */
+        if (year < in->years - 1) {
+            lcu_take_step(in, year, first, width, &step);
+            lcu_step_back(now, &step, label, classes);
+        } else { /* the last year alone: the best of its values */
             float most[LCU_STRIP];
             for (int x = 0; x < LCU_STRIP; ++x) most[x] = 0;
             for (long c = 0; c < classes; ++c)
@@ -184,16 +213,19 @@ LCU_CLONES static void lcu_decode_strip(const lcu_years *in, long first, uint8_t
 LCU_CLONES static void lcu_posterior_strip(
     const lcu_years *in, long first, float *posterior, float *change, float *scratch
 ) {
-    long classes = in->classes, size = classes * LCU_STRIP, square = classes * classes;
+    long classes = in->classes, size = classes * LCU_STRIP;
     long width = in->pixels - first < LCU_STRIP ? in->pixels - first : LCU_STRIP;
     float *forward = scratch, *own = forward + in->years * size; /* both [year][class][strip] */
-    float *after = own + in->years * size, *step = after + size;  /* both [class][strip] */
+    float *after = own + in->years * size, *before = after + size; /* both [class][strip] */
     int32_t seen[LCU_STRIP];
+    lcu_step step;
     for (long year = 0; year < in->years; ++year) {
         float *now = forward + year * size;
         lcu_take(in, year, first, width, own + year * size, seen);
-        if (year > 0) lcu_sum_step(now - size, in->reverse + (year - 1) * square, now, classes);
-        else for (long i = 0; i < size; ++i) now[i] = 1;
+        if (year > 0) {
+            lcu_take_step(in, year - 1, first, width, &step);
+            lcu_sum_step(now - size, step.reverse, &step, now, classes);
+        } else for (long i = 0; i < size; ++i) now[i] = 1;
         lcu_join(own + year * size, now, classes);
     }
     for (long i = 0; i < size; ++i) after[i] = 1; /* of what follows, given the class of this year */
@@ -201,21 +233,21 @@ LCU_CLONES static void lcu_posterior_strip(
         float *now = forward + year * size, sum[LCU_STRIP];
         if (year < in->years - 1) {
             float same[LCU_STRIP], all[LCU_STRIP];
-            const float *transition = in->transition + year * square;
+            lcu_take_step(in, year, first, width, &step);
             /* `after` holds own x after of the next year: to this year's classes by the transitions. */
-            lcu_sum_step(after, transition, step, classes);
+            lcu_sum_step(after, step.transition, &step, before, classes);
             for (int x = 0; x < LCU_STRIP; ++x) same[x] = all[x] = 0;
             for (long c = 0; c < classes; ++c)
                 for (int x = 0; x < LCU_STRIP; ++x) {
                     float value = now[c * LCU_STRIP + x];
-                    all[x] += value * step[c * LCU_STRIP + x];
-                    same[x] += value * transition[c * classes + c] * after[c * LCU_STRIP + x];
+                    all[x] += value * before[c * LCU_STRIP + x];
+                    same[x] += value * step.diagonal[c] * step.stay[x] * after[c * LCU_STRIP + x];
                 }
             for (long x = 0; x < width; ++x) {
                 float moved = all[x] > 0 ? (all[x] - same[x]) / all[x] : 1;
                 change[year * in->pixels + first + x] = moved < 0 ? 0 : moved;
             }
-            memcpy(after, step, size * sizeof *after);
+            memcpy(after, before, size * sizeof *after);
             /* Contradictory years: what follows says nothing about this one. */
             for (long c = 0; c < classes; ++c)
                 for (int x = 0; x < LCU_STRIP; ++x)

@@ -18,6 +18,8 @@ cdef extern from "years.h" nogil:
         const float* probability
         const float* transition
         const float* reverse
+        const float* diagonal
+        const float* stay
         long years, classes, pixels
 
     long lcu_years_scratch(long years, long classes)
@@ -29,13 +31,16 @@ cdef extern from "years.h" nogil:
 
 cdef lcu_years data_of(
     const float[:, :, ::1] probability,  # IN  [year, class, pixel], NaN = missing
-    const float[:, :, ::1] transition,   # IN  [year - 1, from, to]; a row of anything where there is one year
+    const float[:, :, ::1] transition,   # IN  [year - 1, from, to], 0 where from is to; a row of anything of one year
     const float[:, :, ::1] reverse,      # IN  [year - 1, to, from], the same
+    const float[:, ::1] diagonal,        # IN  [year - 1, class]
+    const float[:, ::1] stay,            # IN  [year - 1, pixel]
 ):
     """Say where everything lies."""
     cdef lcu_years data
     data.probability = &probability[0, 0, 0]
     data.transition, data.reverse = &transition[0, 0, 0], &reverse[0, 0, 0]
+    data.diagonal, data.stay = &diagonal[0, 0], &stay[0, 0]
     data.years, data.classes, data.pixels = probability.shape[0], probability.shape[1], probability.shape[2]
     return data
 
@@ -44,11 +49,13 @@ def decode(
     const float[:, :, ::1] probability,
     const float[:, :, ::1] transition,
     const float[:, :, ::1] reverse,
+    const float[:, ::1] diagonal,
+    const float[:, ::1] stay,
     uint8_t[:, ::1] labels,  # OUT  [year, pixel]
     int threads,
 ):
     """Find the most likely sequence of classes of each pixel."""
-    cdef lcu_years data = data_of(probability, transition, reverse)
+    cdef lcu_years data = data_of(probability, transition, reverse, diagonal, stay)
     cdef Py_ssize_t first
     cdef float* scratch
     with nogil, parallel(num_threads=threads):
@@ -62,12 +69,14 @@ def posterior(
     const float[:, :, ::1] probability,
     const float[:, :, ::1] transition,
     const float[:, :, ::1] reverse,
+    const float[:, ::1] diagonal,
+    const float[:, ::1] stay,
     float[:, :, ::1] classes,  # OUT  [year, class, pixel]
     float[:, ::1] change,      # OUT  [year - 1, pixel]; a row of anything where there is one year
     int threads,
 ):
     """Find the probability of each class, and of a change, given all years."""
-    cdef lcu_years data = data_of(probability, transition, reverse)
+    cdef lcu_years data = data_of(probability, transition, reverse, diagonal, stay)
     cdef Py_ssize_t first
     cdef float* scratch
     with nogil, parallel(num_threads=threads):

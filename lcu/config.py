@@ -449,6 +449,10 @@ class Classify:
         "hmm: whether the old map is one more year of evidence, with an error matrix of its own.",
         False,
     )
+    likeness: bool = key(
+        "hmm: whether series that are alike from year to year speak for a class that stays, others against it.",
+        True,
+    )
     percentile: float = key(
         "clcplus: percentile of the distances of a change that it must exceed.",
         90.0,

@@ -14,8 +14,8 @@ MOST_CLASSES = 250
 
 
 def most_likely_years(
-    probability: np.ndarray, transition: np.ndarray, *, threads: int = 1
-) -> np.ndarray:
+    probability: np.ndarray, transition: np.ndarray, *, stay: np.ndarray | None = None, threads: int = 1
+) -> np.ndarray:  # fmt: skip
     """Return the most likely sequence of classes of each pixel (Viterbi), exactly.
 
     The sequence c with the largest product of all probability[year, c[year]] and
@@ -29,6 +29,8 @@ def most_likely_years(
     transition : ndarray[from, to] or ndarray[year - 1, from, to], float
         Probability that a class is followed by another in the next year; one matrix for all years, or one
         for each step.
+    stay : ndarray[year - 1, y, x], float, optional
+        What the transition of a class to itself is multiplied with at each pixel and step; None: 1.
     threads : int
         Threads over pixels; the result does not depend on it.
 
@@ -42,23 +44,23 @@ def most_likely_years(
     Raises
     ------
     ValueError
-        Where the shapes do not fit each other, or a number of `transition` is negative or not finite.
+        Where the shapes do not fit each other, or a number of `transition` or `stay` is negative or not finite.
     """
-    flat, forth, back = _prepare(probability, transition)
+    flat, *steps = _prepare(probability, transition, stay)
     labels = np.full((len(flat), flat.shape[2]), 255, np.uint8)
     if flat.size:
-        _years.decode(flat, forth, back, labels, _threads(threads))
+        _years.decode(flat, *steps, labels, _threads(threads))
     return labels.reshape(len(flat), *probability.shape[2:])
 
 
 def posterior_of_years(
-    probability: np.ndarray, transition: np.ndarray, *, threads: int = 1
-) -> tuple[np.ndarray, np.ndarray]:
+    probability: np.ndarray, transition: np.ndarray, *, stay: np.ndarray | None = None, threads: int = 1
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Return the probability of each class and of a change, given all years (forward-backward).
 
     Parameters
     ----------
-    probability, transition, threads
+    probability, transition, stay, threads
         As in `most_likely_years`; the rows of `transition` should add up to 1.
 
     Returns
@@ -69,19 +71,23 @@ def posterior_of_years(
     change : ndarray[year - 1, y, x], float32
         Probability that the class differs from that of the year before; 1 where the sequence is broken.
     """
-    flat, forth, back = _prepare(probability, transition)
+    flat, *steps = _prepare(probability, transition, stay)
     posterior = np.zeros(flat.shape, np.float32)
     change = np.zeros((max(len(flat) - 1, 1), flat.shape[2]), np.float32)
     if flat.size:
-        _years.posterior(flat, forth, back, posterior, change, _threads(threads))
+        _years.posterior(flat, *steps, posterior, change, _threads(threads))
     shape = probability.shape
     return posterior.reshape(shape), change[: len(flat) - 1].reshape(len(flat) - 1, *shape[2:])
 
 
 def _prepare(
-    probability: np.ndarray, transition: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return probability [year, class, pixel], transition [step, from, to] and [step, to, from], float32."""
+    probability: np.ndarray, transition: np.ndarray, stay: np.ndarray | None
+) -> tuple[np.ndarray, ...]:
+    """Return what the kernels take, float32.
+
+    Probability [year, class, pixel]; transition [step, from, to] and [step, to, from], 0 where a class stays; the
+    transition of a class to itself [step, class]; stay [step, pixel].
+    """
     if probability.ndim != 4 or not probability.shape[0]:
         raise ValueError(
             f"probability must be [year, class, y, x] of a year at least, found {probability.shape}"
@@ -96,11 +102,19 @@ def _prepare(
             f"transition must be [{classes}, {classes}] or [{steps}, {classes}, {classes}] for {len(probability)} "
             f"years of {classes} classes, found {matrix.shape}"
         )
-    if not (np.isfinite(matrix).all() and (matrix >= 0).all()):
-        raise ValueError("transition must hold finite numbers from 0 on")
-    forth = np.ascontiguousarray(np.broadcast_to(matrix, (steps, classes, classes)))
+    wanted = (len(probability) - 1, *probability.shape[2:])
+    held = np.ones(wanted, np.float32) if stay is None else np.ascontiguousarray(stay, np.float32)
+    if held.shape != wanted:
+        raise ValueError(f"stay must be [year - 1, y, x], {wanted}, found {held.shape}")
+    for name, values in (("transition", matrix), ("stay", held)):
+        if not (np.isfinite(values).all() and (values >= 0).all()):
+            raise ValueError(f"{name} must hold finite numbers from 0 on")
+    matrices = np.broadcast_to(matrix, (steps, classes, classes))
+    diagonal = np.ascontiguousarray(np.diagonal(matrices, axis1=1, axis2=2))
+    forth = matrices * ~np.eye(classes, dtype=bool)
     flat = np.ascontiguousarray(probability, np.float32).reshape(*probability.shape[:2], -1)
-    return flat, forth, np.ascontiguousarray(forth.transpose(0, 2, 1))
+    held = held.reshape(len(held), -1) if len(held) else np.ones((1, flat.shape[2]), np.float32)
+    return flat, forth, np.ascontiguousarray(forth.transpose(0, 2, 1)), diagonal, held
 
 
 def _threads(threads: int) -> int:

@@ -148,7 +148,7 @@ def source_of(path: Path, sets: Sequence[str]) -> consistency.Source:
     config = configuration.load(path, sets)
     composites = Composites.open(config)
     marks = marks_of(config, composites, load_model(config.directory))
-    return consistency.Source(config, composites.tiles, marks)
+    return consistency.Source(config, composites, marks)
 
 
 def maps(path: Path, sets: Sequence[str], step: str, tile: str) -> np.ndarray:

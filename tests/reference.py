@@ -183,15 +183,20 @@ def kmeans(
 
 
 def sequences_of_years(
-    probability: np.ndarray, transition: np.ndarray
+    probability: np.ndarray, transition: np.ndarray, stay: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Every sequence of classes [sequence, year] of one pixel [year, class], and its probability [sequence]."""
+    """Every sequence of classes [sequence, year] of one pixel [year, class], and its probability [sequence].
+
+    `stay` [year - 1] multiplies the transition of a class to itself.
+    """
     years, classes = probability.shape
     own = np.where(np.isnan(probability).any(1, keepdims=True), 1, probability).astype(float)
     paths = np.array(list(np.ndindex(*(classes,) * years)))
     weight = own[np.arange(years), paths].prod(axis=1)
     for year in range(1, years):
-        weight = weight * transition[paths[:, year - 1], paths[:, year]]
+        same = paths[:, year - 1] == paths[:, year]
+        held = 1.0 if stay is None else np.where(same, stay[year - 1], 1)
+        weight = weight * transition[paths[:, year - 1], paths[:, year]] * held
     return paths, weight
 
 

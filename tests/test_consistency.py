@@ -16,6 +16,7 @@ from lcu import store
 from lcu.classify import Maps, clcplus, consistency, evidence, overlap, smooth, unit
 from lcu.classify.ahead import ahead
 from lcu.classify.maps import confidence_of
+from lcu.composite import Composites
 from lcu.grid import Block, Grid, Tile
 from lcu.ranks import on_root
 
@@ -354,18 +355,51 @@ def landscape(tile: str, year: int) -> np.ndarray:
     return written
 
 
+def series(tile: str, year: int) -> np.ndarray:
+    """Return composites of the same ground, uint16 [time, band, y, x]: what a place looks like lasts, but for noise."""
+    grid = TILES[tile].grid
+    row, col = int((5_000_000 - grid.transform[3]) / 10), int((grid.transform[0] - 600_000) / 10)
+    shrub = np.zeros((200, 300), bool)
+    shrub[:, :8] = True
+    shrub[FELLED.slices] |= year >= 2020
+    conifers, bushes = np.random.default_rng(7).normal(0, 120, (2, 4, 2, 200, 300))
+    yearly = np.random.default_rng(year).normal(0, 60, (4, 2, 200, 300))
+    values = np.where(shrub, 2000 + bushes, 1500 + conifers) + yearly
+    return values.round().astype(np.uint16)[..., row : row + grid.height, col : col + grid.width]
+
+
 def prepared(folder: Path, comm: MPI.Comm, **keys: object) -> consistency.Source:
     """Write the probabilities as the stage before does, and return where they are."""
     tables = {
         "run": {"directory": str(folder / "run")},
         "archive": {"kind": "safe", "path": [str(folder)], "years": list(YEARS)},
+        "composite": {"period": "P3M", "bands": ["B04", "B08"], "shard": 128},
         "sample": {"old_map": str(folder), "old_map_year": 2012},
         "classify": {"shard": 128, **keys},
     }
     config = configuration.build(tables, folder / "run.toml")
     marks = {(tile, year): f"{tile} {year}" for tile in TILES for year in YEARS}
     on_root(comm, "writing probabilities", write_probabilities, config, marks)
-    return consistency.Source(config, TILES, marks)
+    on_root(comm, "writing composites", write_composites, config, marks)
+    return consistency.Source(config, composites(config, marks), marks)
+
+
+def composites(config: configuration.Config, marks: dict[tuple[str, int], str]) -> Composites:
+    tiles = {tile: TILES[tile] for tile, _ in marks}
+    keys = config.composite
+    return Composites(config.directory, tiles, config.periods, keys.bands, keys.shard, marks)
+
+
+def write_composites(config: configuration.Config, marks: dict[tuple[str, int], str]) -> None:
+    for (name, year), mark in marks.items():
+        values = series(name, year)
+        for shard in store.shards("composites", TILES[name], year, config.composite.shard):
+            path, block = shard.path(config.directory), shard.block
+            layout = {store.REFLECTANCE: ((4, 2, block.height, block.width), (4, 2, 64, 64))}
+            file = store.create(path, MPI.COMM_SELF, layout, {})
+            piece = store.Piece(values[(..., *block.slices)], (0, 0, 0, 0))
+            store.write_round(file, store.REFLECTANCE, piece)
+            store.finish(file, path, MPI.COMM_SELF, store.shard_mark(mark, shard))
 
 
 def write_probabilities(config: configuration.Config, marks: dict[tuple[str, int], str]) -> None:
@@ -423,6 +457,23 @@ def test_a_lasting_change_is_found_and_a_single_year_is_not(tmp_path: Path) -> N
         cover[2021][-4:, -4:][3:, 3:] < 254
     ).all()
     assert (maps.land_cover("b", 2021, TILES["b"].grid.whole)[-4:, -4:] == 254).all()
+
+
+def test_a_change_that_no_series_shows_is_less_likely(tmp_path: Path) -> None:
+    found = []
+    for name, keys in (("with", {}), ("without", {"likeness": False})):
+        (tmp_path / name).mkdir()
+        source = prepared(tmp_path / name, MPI.COMM_SELF, **keys)
+        maps = made(source, MPI.COMM_SELF)
+        about = store.read_json(source.config.directory / "consistent" / "chain.json", "classify")
+        assert ("likeness" in about) == (name == "with")
+        found.append([maps.layer("a", year, "CHG", TILES["a"].grid.whole)[2] for year in YEARS[1:]])
+    (compared, plain), felled = np.array(found, float), np.zeros((150, 130), bool)
+    felled[FELLED.slices] = True
+    # Felled in the series as well: surer. Taken for shrub in 2019 while the series stayed: less so.
+    assert compared[1][felled].mean() > plain[1][felled].mean()
+    quiet = (NOISE.slices[0], slice(NOISE.col, NOISE.col + NOISE.width))
+    assert compared[0][quiet].mean() < plain[0][quiet].mean()
 
 
 def test_the_mosaic_has_no_seam(tmp_path: Path) -> None:
@@ -502,11 +553,12 @@ def test_one_year_alone_keeps_the_likeliest_class(tmp_path: Path) -> None:
         },
         tmp_path / "run.toml",
     )
-    tiles = {"a": TILES["a"]}  # without the neighbour, that has a say where it lies
-    marks = {("a", 2018): source.marks["a", 2018]}
-    one = consistency.Source(config, tiles, marks)
+    marks = {
+        ("a", 2018): source.marks["a", 2018]
+    }  # not the neighbour, that has a say where it lies
+    one = consistency.Source(config, composites(config, marks), marks)
     consistency.run(one, MPI.COMM_SELF, 64, lambda *_: None)
-    maps = Maps(config.directory, tiles, config.legend, 128, marks, one.mark)
-    whole = tiles["a"].grid.whole
+    maps = Maps(config.directory, one.tiles, config.legend, 128, marks, one.mark)
+    whole = one.tiles["a"].grid.whole
     before = maps.layer("a", 2018, "POST", whole)
     assert (before[:-4, :-4] == 253).all()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mpi4py import MPI
 from osgeo import gdal
 
+from lcu.discriminants import project
 from lcu.legend import load
 from lcu.sample import Samples, priority
 from lcu.sample.draw import border_distance
@@ -27,7 +28,6 @@ from lcu.sample.reliable import (
     Pool,
     Verdict,
     highest,
-    project,
     reliable,
 )
 from tests.conftest import ROOT, Mpirun

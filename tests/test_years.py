@@ -32,28 +32,42 @@ SMALL = st.builds(
 )  # fmt: skip
 
 
-@given(SMALL)
-def test_years_kernel_finds_the_best_of_all_sequences(case: tuple) -> None:
+def stays(probability: np.ndarray, seed: int) -> np.ndarray | None:
+    """Return random factors of classes that stay, float32 [year - 1, y, x]; of some cases none."""
+    years, _, *size = probability.shape
+    factors = np.exp(np.random.default_rng(seed).normal(0, 2, (years - 1, *size)))
+    return factors.astype(np.float32) if seed % 3 else None
+
+
+def of_pixel(stay: np.ndarray | None, y: int, x: int) -> np.ndarray | None:
+    return None if stay is None else stay[:, y, x]
+
+
+@given(SMALL, st.integers(0, 99))
+def test_years_kernel_finds_the_best_of_all_sequences(case: tuple, seed: int) -> None:
     probability, transition = case
-    found = most_likely_years(probability, transition)
+    stay = stays(probability, seed)
+    found = most_likely_years(probability, transition, stay=stay)
     for y, x in np.ndindex(*found.shape[1:]):
         own = probability[:, :, y, x]
         if np.isnan(own).any(axis=1).all():
             assert (found[:, y, x] == 255).all()
             continue
-        paths, weight = reference.sequences_of_years(own, transition)
+        paths, weight = reference.sequences_of_years(own, transition, of_pixel(stay, y, x))
         chosen = weight[(paths == found[:, y, x]).all(axis=1)].item()
         assert chosen > 0 and chosen >= weight.max() * (1 - 1e-5)
 
 
-@given(SMALL)
-def test_years_kernel_gives_the_posterior_of_all_sequences(case: tuple) -> None:
+@given(SMALL, st.integers(0, 99))
+def test_years_kernel_gives_the_posterior_of_all_sequences(case: tuple, seed: int) -> None:
     probability, transition = case
-    posterior, change = posterior_of_years(probability, transition)
+    stay = stays(probability, seed)
+    posterior, change = posterior_of_years(probability, transition, stay=stay)
     years, classes = probability.shape[:2]
     assert change.shape == (years - 1, *probability.shape[2:])
     for y, x in np.ndindex(*probability.shape[2:]):
-        paths, weight = reference.sequences_of_years(probability[:, :, y, x], transition)
+        own = probability[:, :, y, x]
+        paths, weight = reference.sequences_of_years(own, transition, of_pixel(stay, y, x))
         weight = weight / weight.sum()
         expected = [
             [weight[paths[:, year] == c].sum() for c in range(classes)] for year in range(years)
@@ -147,6 +161,28 @@ def test_equal_sequences_end_in_the_first_class() -> None:
 def test_what_does_not_fit_is_named(shape: tuple, transition: np.ndarray, expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         most_likely_years(np.ones(shape, np.float32), transition)
+
+
+@pytest.mark.parametrize(
+    ("stay", "expected"),
+    [
+        (np.ones((1, 2, 2)), r"\[year - 1, y, x\], \(2, 4, 4\)"),
+        (-np.ones((2, 4, 4)), "stay must hold finite numbers from 0 on"),
+        (np.full((2, 4, 4), np.inf), "stay must hold finite"),
+    ],
+)
+def test_a_stay_that_does_not_fit_is_named(stay: np.ndarray, expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        most_likely_years(np.ones((3, 2, 4, 4), np.float32), np.eye(2), stay=stay)
+
+
+def test_a_place_that_looks_the_same_stays_and_one_that_moved_changes() -> None:
+    doubtful = pixel((0.9, 0.1), (0.9, 0.1), (0.2, 0.8))
+    like, unlike = (np.array([1, factor], np.float32)[:, None, None] for factor in (5, 0.02))
+    assert most_likely_years(doubtful, STABLE, stay=like).ravel().tolist() == [0, 0, 0]
+    assert most_likely_years(doubtful, STABLE, stay=unlike).ravel().tolist() == [0, 0, 1]
+    moved = [posterior_of_years(doubtful, STABLE, stay=stay)[1][1] for stay in (like, unlike)]
+    assert moved[0] < 0.1 and moved[1] > 0.5
 
 
 def test_every_step_may_have_its_own_transition() -> None:

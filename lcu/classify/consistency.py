@@ -17,9 +17,11 @@ import numpy as np
 from mpi4py import MPI
 
 from lcu import deadline, store
-from lcu.classify import clcplus, evidence, overlap, smooth, unit
+from lcu.classify import clcplus, evidence, likeness, overlap, smooth, unit
 from lcu.classify.ahead import ahead
+from lcu.classify.likeness import Likeness
 from lcu.classify.maps import SCALE, confidence_of, quantise
+from lcu.composite import Composites, fill_gaps
 from lcu.config import Config, ConfigError, provenance
 from lcu.grid import Block, Tile, split
 from lcu.legend import NODATA, OUTSIDE, UNCHANGED, UNKNOWN
@@ -52,9 +54,13 @@ BLOCK = 256
 CELLS = 256
 TURNS = 2
 
+# Pixels of these cells, at most, from which it is learned how alike the years of a place are.
+PIXELS = 32768
+
 # Arrays [year, class, y, x] of float32 that a rank holds at once while it decodes, and the interpreter with its
 # libraries in bytes: measured.
 COPIES = 6
+SERIES_COPIES = 6  # of all series of a block, in uint16
 LIBRARIES = 700 << 20
 
 Written = dict[store.Dataset, np.ndarray]
@@ -71,8 +77,19 @@ class Source:
     """
 
     config: Config
-    tiles: dict[str, Tile]
+    composites: Composites
     marks: dict[tuple[str, int], str]
+
+    @property
+    def tiles(self) -> dict[str, Tile]:
+        """The tiles by name."""
+        return self.composites.tiles
+
+    @property
+    def looks_alike(self) -> bool:
+        """Whether series of successive years are compared."""
+        classify = self.config.classify
+        return classify.likeness and classify.years == "hmm" and len(self.years) > 1
 
     @cached_property
     def years(self) -> list[int]:
@@ -114,7 +131,7 @@ class Source:
         )
         legend = self.config.legend
         return store.fingerprint(
-            "consistent 1", keys, old, sorted(self.marks.items()), legend.values.tolist(),
+            "consistent 2", keys, old, sorted(self.marks.items()), legend.values.tolist(),
             legend.transition_matrix().tolist(), self.config.changes,
         )  # fmt: skip
 
@@ -152,6 +169,16 @@ class Source:
             years.append(own[(slice(None), *block.inside(wide))])
         return np.stack(years)
 
+    def series(self, tile: str, block: Block) -> np.ndarray:
+        """Read the gap-filled series of each mapped year, uint16 [year, feature, y, x]: time and band in one axis."""
+        filled = fill_gaps(self.composites.read(tile, block), self.composites.days)[0]
+        periods = self.composites.periods
+        own = [
+            filled[[number for number, period in enumerate(periods) if period.start.year == year]]
+            for year in self.years
+        ]
+        return np.stack(own).reshape(len(own), -1, *filled.shape[2:])
+
     def votes(self, tile: str, block: Block, probability: np.ndarray) -> np.ndarray:
         """Return the votes of all years, and of the old map, float32 [year, vote, y, x]."""
         cast = evidence.votes(probability)
@@ -179,16 +206,11 @@ def estimate(source: Source, comm: MPI.Comm) -> dict[str, Any]:
     found = on_root(comm, "looking for the chain", _known, source)
     if found is not None:
         return found
-    own: list[np.ndarray] = []
     with together(comm, "reading the cells that the chain is estimated from"):
-        # As bytes, for all of them wait here; the quantised numbers are as good (docs/consistency.md).
-        for tile, cell in mine(training_cells(source.tiles), comm):
-            probability = source.probability(tile, cell)
-            if source.config.classify.years == "hmm":
-                own.append(quantise(source.votes(tile, cell, probability)))
-            else:
-                known = quantise(np.nan_to_num(probability))
-                own.append(np.where(np.isnan(probability), np.uint8(NODATA), known))
+        own = [
+            _read_cell(source, *item)
+            for item in mine(list(enumerate(training_cells(source.tiles))), comm)
+        ]
     work = _estimate_chain if source.config.classify.years == "hmm" else _estimate_limits
     about = work(source, comm, own) | {"fingerprint": source.mark}
     path = source.config.directory / KIND / "chain.json"
@@ -204,7 +226,44 @@ def _known(source: Source) -> dict[str, Any] | None:
     return about if about["fingerprint"] == source.mark else None
 
 
-def _estimate_chain(source: Source, comm: MPI.Comm, own: list[np.ndarray]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Cell:
+    """What is kept of a cell that the chain is estimated from: as bytes, for all of them wait at once.
+
+    Attributes
+    ----------
+    number : int
+        Its place among all.
+    written : ndarray, uint8
+        Votes [year, vote, y, x], or probabilities [year, class, y, x] for the rule of CLC+, x 250; the quantised
+        numbers are as good (docs/consistency.md).
+    series : ndarray[year, feature, pixel], uint16; pixels : ndarray[pixel]
+        Of some of its pixels, and where they are in the cell; nothing where series are not compared.
+    """
+
+    number: int
+    written: np.ndarray
+    series: np.ndarray | None
+    pixels: np.ndarray
+
+
+def _read_cell(source: Source, number: int, place: tuple[str, Block]) -> Cell:
+    probability = source.probability(*place)
+    if source.config.classify.years == "hmm":
+        written = quantise(source.votes(*place, probability))
+    else:
+        known = quantise(np.nan_to_num(probability))
+        written = np.where(np.isnan(probability), np.uint8(NODATA), known)
+    size = written.shape[2] * written.shape[3]
+    pixels = np.random.default_rng(number).permutation(size)[: -(-PIXELS // CELLS)]
+    series = None
+    if source.looks_alike:
+        whole = source.series(*place)
+        series = whole.reshape(*whole.shape[:2], -1)[..., pixels]
+    return Cell(number, written, series, pixels)
+
+
+def _estimate_chain(source: Source, comm: MPI.Comm, own: list[Cell]) -> dict[str, Any]:
     prior = source.config.legend.transition_matrix()
     classes, years = len(prior), source.votes_of
     chain = evidence.first_chain(years, prior)
@@ -212,8 +271,8 @@ def _estimate_chain(source: Source, comm: MPI.Comm, own: list[np.ndarray]) -> di
     for turn in range(TURNS if len(years) > 1 else 0):
         transitions = np.zeros((classes, classes), np.int64)
         errors = np.zeros((len(years), classes, classes), np.int64)
-        for written in own:
-            cast = written / np.float32(SCALE)
+        for cell in own:
+            cast = cell.written / np.float32(SCALE)
             labels = evidence.decode(cast, chain)
             transitions += evidence.count_transitions(labels, years, classes)
             errors += evidence.count_errors(labels, cast)
@@ -229,14 +288,41 @@ def _estimate_chain(source: Source, comm: MPI.Comm, own: list[np.ndarray]) -> di
             turn + 1,
             changed / max(transitions.sum(), 1),
         )
-    return {"years": years, "step": chain.step.tolist(), "errors": chain.errors.tolist()}
+    about = {"years": years, "step": chain.step.tolist(), "errors": chain.errors.tolist()}
+    if source.looks_alike:
+        about["likeness"] = _estimate_likeness(source, comm, own, chain)
+    return about
 
 
-def _estimate_limits(source: Source, comm: MPI.Comm, own: list[np.ndarray]) -> dict[str, Any]:
+def _estimate_likeness(
+    source: Source, comm: MPI.Comm, own: list[Cell], chain: evidence.Chain
+) -> dict[str, Any] | None:
+    """Learn from some pixels, with the classes that the chain gives them, how alike the years of a place are."""
+    rows = []
+    for cell in own:
+        cast = cell.written.reshape(*cell.written.shape[:2], -1)[..., cell.pixels] / np.float32(
+            SCALE
+        )
+        label = evidence.decode(cast[:, :, None], chain)[source.mapped, 0]
+        rows.append((cell.number, cell.series, label))
+    gathered = comm.gather(rows)
+    return on_root(comm, "learning how alike years are", _fit_likeness, source, gathered)
+
+
+def _fit_likeness(
+    source: Source, gathered: list[list[tuple[int, np.ndarray, np.ndarray]]] | None
+) -> dict[str, Any] | None:
+    cells = sorted((cell for part in gathered or [] for cell in part), key=lambda cell: cell[0])
+    series, label = (np.concatenate([cell[at] for cell in cells], axis=-1) for at in (1, 2))
+    found = likeness.fit(series, label, len(source.config.legend.classes))
+    return None if found is None else found.plain()
+
+
+def _estimate_limits(source: Source, comm: MPI.Comm, own: list[Cell]) -> dict[str, Any]:
     classes = len(source.config.legend.classes)
     counts = np.zeros((classes, classes, clcplus.BINS), np.int64)
-    for written in own:
-        counts += clcplus.count_distances(evidence.as_probability(written))
+    for cell in own:
+        counts += clcplus.count_distances(evidence.as_probability(cell.written))
     comm.Allreduce(MPI.IN_PLACE, counts)
     limits = clcplus.thresholds(counts, source.config.classify.percentile)
     return {"years": source.years, "limits": limits.tolist()}
@@ -255,6 +341,8 @@ class Given:
         Of `wide`, as `Source.probability` returns it.
     votes : ndarray[year, vote, y, x], float32
         Of `wide`; nothing where the rule of CLC+ decides.
+    series : ndarray[year, feature, y, x], uint16
+        Of `wide`; nothing where series are not compared.
     alone : dict of int to ndarray[class, y, x], uint8
         What was written of each year, without the halo.
     """
@@ -262,6 +350,7 @@ class Given:
     wide: Block
     probability: np.ndarray
     votes: np.ndarray | None
+    series: np.ndarray | None
     alone: dict[int, np.ndarray]
 
 
@@ -271,8 +360,9 @@ def read(source: Source, tile: str, block: Block) -> Given:
     wide = block.grown(unit.halo(unit_pixels(source.config, source.tiles[tile])), grid)
     probability = source.probability(tile, wide)
     cast = source.votes(tile, wide, probability) if source.config.classify.years == "hmm" else None
+    series = source.series(tile, wide) if source.looks_alike else None
     alone = {year: source.written(tile, year, block) for year in source.years}
-    return Given(wide, probability, cast, alone)
+    return Given(wide, probability, cast, series, alone)
 
 
 def decide(
@@ -291,9 +381,11 @@ def decide(
         chain = evidence.Chain(
             tuple(about["years"]), np.array(about["step"]), np.array(about["errors"])
         )
-        labels = evidence.decode(given.votes, chain)
+        held = stays(source, about, given)
+        labels = evidence.decode(given.votes, chain, held)
         likely = evidence.evidence(given.votes[(..., *inner)], chain.errors)
-        posterior, steps = posterior_of_years(likely, chain.transition)
+        own_held = None if held is None else held[(..., *inner)]
+        posterior, steps = posterior_of_years(likely, chain.transition, stay=own_held)
     else:
         labels = clcplus.accepted_classes(given.probability, np.array(about["limits"]))
         posterior, steps = independent(own)
@@ -301,6 +393,20 @@ def decide(
     if pixels > 1:
         labels = unit.merge_small_areas(labels, pixels)
     return _layers(source, labels[(..., *inner)], posterior, steps, given.alone, own)
+
+
+def stays(source: Source, about: dict[str, Any], given: Given) -> np.ndarray | None:
+    """Return what a class that stays is multiplied with from each vote to the next, float32 [vote - 1, y, x].
+
+    Nothing is compared with the old map: 1 there. None where no series are.
+    """
+    if not source.looks_alike or about["likeness"] is None:
+        return None
+    known = Likeness.from_plain(about["likeness"])
+    held = np.ones((len(source.votes_of) - 1, *given.votes.shape[2:]), np.float32)
+    last = [position - 1 for position in source.mapped[1:]]
+    held[last] = likeness.stay(known, given.series, given.votes[source.mapped])
+    return held
 
 
 def independent(probability: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -467,6 +573,9 @@ def memory(config: Config, tiles: dict[str, Tile], ranks: int, block: int) -> in
         size = min(config.classify.shard, max(tile.grid.height, tile.grid.width))
         kept = -(-(size**2) // ranks) + block**2
         decoding = COPIES * 4 * years * classes * high * wide
+        if config.classify.likeness:
+            series = 2 * len(config.periods) * len(config.composite.bands)
+            decoding += SERIES_COPIES * series * high * wide
         most = max(most, decoding + kept * years * (classes + 5))
     cells = -(-len(training_cells(tiles)) // ranks)
     return LIBRARIES + most + cells * years * classes * CELL**2

@@ -187,11 +187,11 @@ def _errors(counts: np.ndarray) -> np.ndarray:
     return full / full.sum(axis=1, keepdims=True)
 
 
-def decode(cast: np.ndarray, chain: Chain) -> np.ndarray:
+def decode(cast: np.ndarray, chain: Chain, stay: np.ndarray | None = None) -> np.ndarray:
     """Return the most likely class index of each year, uint8 [year, y, x], from votes [year, vote, y, x].
 
-    255 where there is no vote in any year.
+    255 where there is no vote in any year. `stay` as in `most_likely_years`.
     """
-    labels = most_likely_years(evidence(cast, chain.errors), chain.transition)
+    labels = most_likely_years(evidence(cast, chain.errors), chain.transition, stay=stay)
     labels[:, ~cast.any(axis=(0, 1))] = 255
     return labels

@@ -67,7 +67,7 @@ class Maps:
         marks = marks_of(config, composites, model)
         consistent = None
         if config.classify.years != "none":
-            consistent = consistency.Source(config, composites.tiles, marks).mark
+            consistent = consistency.Source(config, composites, marks).mark
         return cls(
             config.directory, composites.tiles, config.legend, config.classify.shard, marks, consistent
         )  # fmt: skip
@@ -187,7 +187,7 @@ def run(config: Config, comm: MPI.Comm, report: Any) -> str:
     said = f"{pixels / 1e6:.1f} million pixels classified"
     if size is None:
         return said
-    source = consistency.Source(config, composites.tiles, marks)
+    source = consistency.Source(config, composites, marks)
     return f"{said}, {consistency.run(source, comm, size, report)}"
 
 

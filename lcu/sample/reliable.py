@@ -17,8 +17,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 from mpi4py import MPI
-from scipy import linalg
 
+from lcu.discriminants import add_up, directions, project
 from lcu.ranks import mine, on_root, together
 from lcu.sample.kmeans import kmeans
 
@@ -67,15 +67,8 @@ LEAST_KEPT = 0.25
 # Least part of the share that is kept of all that a class keeps, and of its class's that a cluster keeps.
 LEAST_OF_CLASS, LEAST_OF_CLUSTER = 0.6, 0.8
 
-# Rows that are looked at together: integers below 2^16 times those below 2^16 stay exact in doubles
-# while 2^20 of them are added.
+# Candidates whose scores are found together.
 CHUNK = 2**18
-
-# Scatter within classes, in units of the mean square, below which all series are the same but for rounding.
-SAME = 1e-12
-
-# Ridge of the scatter within classes, in units of its mean eigenvalue.
-RIDGE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -316,10 +309,8 @@ def discriminants(year: Year, used: Year, classes: int, comm: MPI.Comm) -> np.nd
 
     They are those of the candidates `used`.
 
-    Fisher's: directions in which the classes' means differ most, in units of the scatter within classes
-    (Rao 1948, Journal of the Royal Statistical Society B 10). Labels that are wrong at random widen the
-    scatter and draw the means together; the directions stay. There are none where fewer than two classes
-    have candidates, or all series are the same.
+    Labels that are wrong at random widen the scatter within classes and draw the means together; the directions
+    stay. There are none where fewer than two classes have candidates, or all series are the same.
     """
     counts, sums, products = moments(used, classes, comm)
     weights, frame = on_root(comm, "finding discriminants", directions, counts, sums, products)
@@ -329,56 +320,15 @@ def discriminants(year: Year, used: Year, classes: int, comm: MPI.Comm) -> np.nd
 def moments(year: Year, classes: int, comm: MPI.Comm) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return counts [class], sums [class, feature] and products [feature, feature] of all ranks, int64."""
     features = comm.allreduce(year.series.shape[1], op=MPI.MAX)
-    total = np.zeros((classes + classes * features + features * features,), np.int64)
+    total = np.zeros(classes + classes * features + features * features, np.int64)
     with together(comm, "adding up series"):
-        counts, sums, products = np.split(total, [classes, classes * (1 + features)])
-        counts += np.bincount(year.index, minlength=classes)
-        for first in range(0, len(year), CHUNK):
-            rows = year.series[first : first + CHUNK].astype(np.float64)
-            index = year.index[first : first + CHUNK]
-            products += (rows.T @ rows).astype(np.int64).ravel()
-            member = (index == np.arange(classes)[:, None]).astype(np.float64)
-            sums += (member @ rows).astype(np.int64).ravel()
+        if len(year):
+            parts = add_up(year.series, year.index, classes)
+            total = np.concatenate([part.ravel() for part in parts])
     whole = np.empty_like(total)
     comm.Allreduce(total, whole)
     counts, sums, products = np.split(whole, [classes, classes * (1 + features)])
     return counts, sums.reshape(classes, features), products.reshape(features, features)
-
-
-def directions(
-    counts: np.ndarray, sums: np.ndarray, products: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return weights, whole numbers as float64 [feature, direction], and what makes discriminants of them.
-
-    That is float64 [2, direction]: the projected mean, and the unit of the weights, which are as large as
-    exact products with uint16 in doubles allow. No direction where fewer than two classes have candidates,
-    or all series are the same.
-    """
-    features, total, present = sums.shape[1], counts.sum(), counts > 0
-    none = np.zeros((features, 0)), np.zeros((2, 0))
-    if present.sum() < 2:
-        return none
-    share = counts[present] / total
-    means, mean = sums[present] / counts[present, None], sums.sum(axis=0) / total
-    within = products / total - (means.T * share) @ means
-    between = ((means - mean).T * share) @ (means - mean)
-    unit = np.trace(within) / features
-    if not unit > SAME * np.trace(products) / total / features:
-        return none
-    _, vectors = linalg.eigh(between, within + RIDGE * unit * np.eye(features))
-    vectors = vectors[:, ::-1][:, : min(len(means) - 1, features)]
-    bits = 53 - 16 - int(np.ceil(np.log2(features + 1)))
-    scale = 2.0 ** (bits - 1 - np.floor(np.log2(np.abs(vectors).max(axis=0))))
-    return np.rint(vectors * scale), np.stack([mean @ vectors, 1 / scale])
-
-
-def project(series: np.ndarray, weights: np.ndarray, frame: np.ndarray) -> np.ndarray:
-    """Return the discriminants, float32 [candidate, direction]; sums are of whole numbers, exactly."""
-    values = np.empty((len(series), weights.shape[1]), np.float32)
-    for first in range(0, len(series) if weights.size else 0, CHUNK):
-        whole = series[first : first + CHUNK].astype(np.float64) @ weights
-        values[first : first + CHUNK] = whole * frame[1] - frame[0]
-    return values
 
 
 # ----------------------------------------------------------------------------------- clusters

@@ -1,0 +1,205 @@
+"""How alike the years of a pixel are: evidence for a class that stays. Arrays in memory: no files, no MPI.
+
+A hidden Markov model takes what the years show as independent, given the classes. It is not: a stand keeps its trees
+and a field its soil, so successive years of one place are more alike than two places of its class, and where they
+are less so something happened. So the transition of a class to itself is multiplied with
+
+    p(z, z' | the same place, of the class in both years) / (p(z | the class) p(z' | the class)),
+
+z and z' being the linear discriminants of the two years: normal in a class and year, each with a correlation from
+year to year (the density of a bivariate normal over those of its margins). Its logarithm is halved and kept within two:
+so often do such values occur when they are counted, over pairs of the same place and pairs of two places of a class
+(docs/consistency.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from lcu.discriminants import add_up, directions, project
+
+# Share of the votes of two years from which a class is looked at.
+LEAST_VOTE = np.float32(0.02)
+
+# Pixels that a class must have in every year, or it is not judged.
+LEAST_PIXELS = 50
+
+# Spreads from the middle of a class beyond which a discriminant counts as that far.
+FARTHEST = 6.0
+
+# Correlation that a discriminant has at most.
+MOST_CORRELATED = 0.97
+
+POWER, LIMIT = np.float32(0.5), np.float32(2.0)
+
+# From a median absolute deviation to the standard deviation of a normal distribution.
+NORMAL = 1.4826
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """What is known of the discriminants of all pixels.
+
+    Attributes
+    ----------
+    centre : ndarray[year, feature], whole numbers
+        Mean series of each year.
+    weights : ndarray[feature, direction], float64
+        See `lcu.discriminants.directions`; with `frame` [2, direction].
+    middle, spread : ndarray[year, class, direction], float32
+        Median and spread in each class.
+    correlation : ndarray[class, direction], float32
+        Between successive years of a place; 0 in classes with too few pixels.
+    """
+
+    centre: np.ndarray
+    weights: np.ndarray
+    frame: np.ndarray
+    middle: np.ndarray
+    spread: np.ndarray
+    correlation: np.ndarray
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as lists."""
+        return {name: value.tolist() for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_plain(cls, values: dict[str, Any]) -> Likeness:
+        """Return what `plain` has written."""
+        whole = {
+            name: np.array(values[name], np.float64) for name in ("centre", "weights", "frame")
+        }
+        single = {
+            name: np.array(values[name], np.float32) for name in ("middle", "spread", "correlation")
+        }
+        return cls(**whole, **single)
+
+    def discriminants(self, series: np.ndarray) -> np.ndarray:
+        """Return discriminants float32 [year, direction, pixel] of series uint16 [year, feature, pixel]."""
+        values = [
+            project(own.T - centre, self.weights, self.frame).T
+            for own, centre in zip(series, self.centre, strict=True)
+        ]
+        return np.ascontiguousarray(np.stack(values))
+
+
+def fit(series: np.ndarray, label: np.ndarray, classes: int) -> Likeness | None:
+    """Find the discriminants, and how they correlate from year to year.
+
+    Parameters
+    ----------
+    series : ndarray[year, feature, pixel], uint16
+        Gap-filled reflectance x 10000 of each year, time and band in one axis; pixels of all kinds.
+    label : ndarray[year, pixel], uint8
+        Class index; 255 = none.
+    classes : int
+
+    Returns
+    -------
+    Likeness or None
+        None where fewer than two classes are there, or no series differs from another.
+    """
+    years, features, _ = series.shape
+    centre = np.rint(series.mean(axis=2, dtype=np.float64))
+    total = [
+        np.zeros(shape, np.int64) for shape in (classes, (classes, features), (features, features))
+    ]
+    for own, middle, of_year in zip(series, centre, label, strict=True):
+        known = of_year < classes
+        for added, part in zip(
+            total, add_up(own.T[known] - middle, of_year[known], classes), strict=True
+        ):
+            added += part
+    weights, frame = directions(*total)
+    if not weights.size:
+        return None
+    shape = years, classes, weights.shape[1]
+    empty = Likeness(
+        centre, weights, frame, np.zeros(shape, np.float32), np.ones(shape, np.float32),
+        np.zeros(shape[1:], np.float32),
+    )  # fmt: skip
+    values = empty.discriminants(series)
+    for number in range(classes):
+        _fit_class(empty, number, values, label == number)
+    return empty
+
+
+def _fit_class(found: Likeness, number: int, values: np.ndarray, own: np.ndarray) -> None:
+    """Fill in what is known of a class from its pixels, `own` [year, pixel], of discriminants [year, direction, pixel]."""
+    if own.sum(axis=1).min() < LEAST_PIXELS:
+        return
+    scaled = np.empty_like(values)
+    for year, (part, where) in enumerate(zip(values, own, strict=True)):
+        middle = np.median(part[:, where], axis=1)
+        spread = NORMAL * np.median(np.abs(part[:, where] - middle[:, None]), axis=1)
+        found.middle[year, number], found.spread[year, number] = middle, np.maximum(spread, 1e-3)
+        scaled[year] = _scaled(part, found.middle[year, number], found.spread[year, number])
+    pairs = own[1:] & own[:-1]
+    if pairs.sum() < LEAST_PIXELS:
+        return
+    first, second = (
+        part.transpose(1, 0, 2)[:, pairs].astype(np.float64) for part in (scaled[:-1], scaled[1:])
+    )
+    both = (first * second).mean(axis=1)
+    alone = np.sqrt((first**2).mean(axis=1) * (second**2).mean(axis=1))
+    found.correlation[number] = np.clip(both / np.maximum(alone, 1e-9), 0, MOST_CORRELATED)
+
+
+def _scaled(values: np.ndarray, middle: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """Return discriminants [direction, pixel] in spreads from the middle of a class."""
+    return np.clip((values - middle[:, None]) / spread[:, None], -FARTHEST, FARTHEST)
+
+
+def stay(known: Likeness, series: np.ndarray, votes: np.ndarray) -> np.ndarray:
+    """Return what the transition of a class to itself is multiplied with, float32 [year - 1, y, x].
+
+    One number for all classes: the mean of their logarithms, each counted by its share of the votes of both years.
+    A class that nothing speaks for would judge pixels that lie far outside of it.
+
+    Parameters
+    ----------
+    series : ndarray[year, feature, y, x], uint16
+        As in `fit`.
+    votes : ndarray[year, class, y, x], float32
+        Shares of the classes in each year; 0 in all where it is missing: then 1 is returned.
+    """
+    years, classes, *size = votes.shape
+    values = known.discriminants(series.reshape(*series.shape[:2], -1))
+    shares = votes.reshape(years, classes, -1)
+    seen = shares.any(axis=1)
+    total = np.zeros((years - 1, values.shape[2]), np.float32)
+    for number in np.flatnonzero(known.correlation.any(axis=1)):
+        for year in range(years - 1):
+            weight = (shares[year, number] + shares[year + 1, number]) / np.float32(2)
+            weight[~(seen[year] & seen[year + 1])] = 0
+            chosen = np.flatnonzero(weight > LEAST_VOTE)
+            pair = (
+                _scaled(values[at][:, chosen], known.middle[at, number], known.spread[at, number])
+                for at in (year, year + 1)
+            )
+            ratio = log_ratio(*pair, known.correlation[number])
+            total[year, chosen] += weight[chosen] * np.clip(POWER * ratio, -LIMIT, LIMIT)
+    return np.exp(total).reshape(years - 1, *size)
+
+
+def log_ratio(first: np.ndarray, second: np.ndarray, correlation: np.ndarray) -> np.ndarray:
+    """Return the logarithm of the density of pairs over that of their parts, float32 [pixel].
+
+    The sum over the directions of -log(q) / 2 - (r^2 (a^2 + b^2) - 2 r a b) / (2 q), q = 1 - r^2: bivariate normal
+    over the product of its margins.
+
+    Parameters
+    ----------
+    first, second : ndarray[direction, pixel], float32
+        In standard deviations.
+    correlation : ndarray[direction], float32
+    """
+    total = np.zeros(first.shape[1], np.float32)
+    # One direction after the other: a sum over an axis may depend on its layout.
+    for a, b, r in zip(first, second, correlation, strict=True):
+        q = 1 - r * r
+        total += (2 * r * a * b - r * r * (a * a + b * b)) / (2 * q) - np.log(q) / 2
+    return total
