@@ -183,7 +183,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="keep the runs here")
     options = parser.parse_args()
     if not (SHARED / SQUARES[0]).is_dir():
-        raise SystemExit(f"the real data are not at {SHARED}")
+        print(f"skipped, the real data are not at {SHARED}")
+        return
     shared = record.provenance()
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.folder or Path(temporary)).resolve()
