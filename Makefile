@@ -88,7 +88,7 @@ perf: env
 
 tables: env
 	@$(enter); $(python) perf/clouds.py; $(python) perf/purity.py --seeds 5; \
-	$(python) perf/usefulness.py --seeds 5; $(python) perf/consistency.py --seeds 1 2 3
+	$(python) perf/usefulness.py --seeds 5; $(python) perf/consistency.py --seeds 1 2 3; $(python) perf/sweden.py
 
 slurm: env
 	@jobscripts/slurm.sh start build/slurm

@@ -333,6 +333,12 @@ class Train:
         "square-root",
         allowed=("balanced", "square-root", "prior"),
     )
+    spliced: float = key(
+        "Samples of land that changes within a year, made of the beginning of one series and the end of another, "
+        "as a share of all samples; 0: none.",
+        0.0,
+        check=_between(0, 1),
+    )
     folds: int = key("SVM: folds of the grid search, by polygon.", 3, check=_between(2, 20))
     c: tuple[float, ...] = key("SVM: values of C that are tried.", (1.0, 10.0, 100.0))
     gamma: tuple[float, ...] = key(

@@ -144,6 +144,22 @@ def test_a_class_that_looks_like_another_keeps_its_best() -> None:
     assert (verdict.rule[(truth == 2) & ~lost & (verdict.rule != POLYGON)] == KEPT).all()
 
 
+def test_what_a_class_keeps_at_least_is_not_what_is_far_from_its_middle() -> None:
+    pool, truth = landscape(polygons=8)
+    number = np.arange(len(truth))
+    lost = (
+        truth == 2
+    )  # all of it looks like class 0, but for what changed and looks like class 1, of which little is left
+    felled = lost & (number % 20 == 0)
+    series = pool.series[0].copy()
+    series[lost] = pool.series[0][np.flatnonzero(lost) % (truth == 0).sum()]
+    series[felled] = pool.series[0][np.flatnonzero(truth == 1)[: felled.sum()]]
+    left = (truth != 1) | (number % 12 == 0)
+    rule = judge(take(replace(pool, series=(series,)), left), typical=0.9).rule
+    assert not (rule[felled[left]] == KEPT).any()
+    assert (rule[lost[left]] == KEPT).mean() == LEAST_KEPT
+
+
 def test_a_third_of_the_labels_wrong_at_random_is_found() -> None:
     pool, truth = landscape(classes=4, polygons=10)
     random = np.random.default_rng(5)

@@ -184,8 +184,8 @@ def reliable(
     -----
     A candidate is removed by the first of these rules: its polygon looks like another class (``polygon``, in
     any year), its clusters do in every year (``cluster``) or in some (``changed``), it is far from the middle of
-    its class (``atypical``), others are more reliable (``unreliable``). The best of a class stay where rules on
-    pixels would leave less than `LEAST_KEPT` of it.
+    its class (``atypical``), others are more reliable (``unreliable``). The best of a class that are not far from its
+    middle stay where rules on pixels would leave less than `LEAST_KEPT` of it.
 
     Beyond the pool a rank holds, for each candidate and one year at a time, its series again, 4 bytes for
     each of at most classes - 1 discriminants, what `kmeans` needs (12 bytes), and labels and scores (about
@@ -203,10 +203,12 @@ def reliable(
     rule = np.full(len(pool), KEPT, np.uint8)
     rule[~fits.all(axis=1)] = CHANGED
     rule[~(fits & pool.observed).any(axis=1)] = CLUSTER
-    rule[(rule == KEPT) & least_typical(pool, classes, typical, outdated, comm)] = ATYPICAL
+    far = least_typical(pool, classes, typical, outdated, comm)
+    rule[(rule == KEPT) & far] = ATYPICAL
     rule[wrong] = POLYGON
     worst = score.min(axis=1)
-    rule[least_kept(worst, rule, pool, classes, comm)] = KEPT
+    second = ((rule == CLUSTER) | (rule == CHANGED)) & ~far
+    rule[least_kept(worst, rule == KEPT, second, pool, classes, comm)] = KEPT
     chosen = most_reliable(worst, rule == KEPT, cluster[:, 0] + 1, pool, classes, keep, comm)
     rule[(rule == KEPT) & ~chosen] = UNRELIABLE
     return Verdict(rule, cluster[:, 0], worst)
@@ -613,15 +615,22 @@ def most_reliable(
 
 
 def least_kept(
-    score: np.ndarray, rule: np.ndarray, pool: Pool, classes: int, comm: MPI.Comm
+    score: np.ndarray,
+    left: np.ndarray,
+    among: np.ndarray,
+    pool: Pool,
+    classes: int,
+    comm: MPI.Comm,
 ) -> np.ndarray:
     """Choose the best of what looks like another class where too little of a class is left, bool [candidate].
 
-    Only candidates are chosen whose polygon does not look like another class.
+    Parameters
+    ----------
+    left, among : ndarray[candidate], bool
+        What is left, and what may be chosen besides.
     """
     index = pool.index.astype(np.int64)
-    wanted = fewest(pool, classes, comm) - total_count(index[rule == KEPT], classes, comm)
-    among = (rule == CLUSTER) | (rule == CHANGED)
+    wanted = fewest(pool, classes, comm) - total_count(index[left], classes, comm)
     return highest(ranking(score, pool), index, np.maximum(wanted, 0), comm, among)
 
 

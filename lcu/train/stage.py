@@ -23,6 +23,7 @@ from lcu.sample.draw import TEST, TRAINING
 from lcu.train import checkpoint, deep, update, yearly
 from lcu.train import model as models
 from lcu.train.loop import TrainError
+from lcu.train.splice import with_spliced
 from lcu.train.stable import FOLDS, SQUARE, stable_samples, without
 
 log = logging.getLogger(__name__)
@@ -66,9 +67,10 @@ def _trained(
     if former is None:
         for name in ("update", "fade", "replay"):
             del keys[name]
+    changes = config.legend.transition_matrix().tolist() if config.train.spliced else []
     mark = store.fingerprint(
         "model 3", keys, table["run"]["seed"], samples.fingerprint, strategy, cut,
-        former and former.fingerprint,
+        former and former.fingerprint, changes,
     )  # fmt: skip
     if not on_root(comm, "looking for a model", models.is_whole, folder, mark):
         _train(config, comm, samples, folder, former, mark, report)
@@ -116,6 +118,7 @@ def _train(
             update.check(former, {name: about[name] for name in same}, classes)
             classes = former.about["classes"]
             about["former"] = former.fingerprint
+        samples = with_spliced(config, samples, classes)
     if config.train.is_network:
         own, tensors = deep.train(config, comm, samples, classes, folder, former, mark, report)
     else:
