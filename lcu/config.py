@@ -12,7 +12,7 @@ import re
 import tomllib
 import typing
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any
@@ -707,7 +707,12 @@ def build(tables: dict[str, Any], path: Path, mistakes: list[str] | None = None)
         listed = "\n  ".join(mistakes)
         count = f"{len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}"
         raise ConfigError(f"{path}: {count}\n  {listed}")
-    return config
+    # In time, in whatever order they were named.
+    in_time = {
+        name: replace(part, years=tuple(sorted(part.years)))
+        for name, part in (("archive", config.archive), ("sample", config.sample))
+    }
+    return replace(config, **in_time)
 
 
 def _override(tables: dict[str, Any], override: str, mistakes: list[str]) -> None:

@@ -5,7 +5,7 @@
 
 Every seed is a landscape of its own: simulated, composited and sampled once a number of years; the first years are
 taken where there are more. Each way of training and classifying (`WAYS`) has probabilities of its own, on which the
-steps work (`STEPS`; the default way has all of them, the others the map of each year alone and the default chain). The
+steps work (`STEPS`; the default way has all of them, the others the map of each year alone, the default chain and all together). The
 truth is read here only. Every figure goes to `results/consistency.csv`, and the page shows what was measured last of
 each way. `--only` and `--years` measure parts.
 
@@ -72,19 +72,22 @@ reference_nomenclature = "value"
 # Probabilities below this are as little: a written 0 would forbid a class for ever.
 LEAST = 0.004
 
-YEARLY, CHAIN = "yearly maps", "chain, smoothing (default)"
-ALL = "all: chain, smoothing, old map, unit of 0.1 ha"
+YEARLY, CHAIN = "yearly maps", "chain, smoothing, likeness (default)"
+ALL = "all: chain, smoothing, likeness, old map, unit of 0.1 ha"
 # Step -> keys of [classify]; what stands for itself comes first.
 STEPS = {
     YEARLY: None,
     "smoothing alone": None,
     "legend's transitions alone": None,
     "rule of CLC+ alone": ("years='clcplus'", "smooth='none'"),
-    "estimated chain alone": ("smooth='none'",),
+    "estimated chain alone": ("smooth='none'", "likeness=false"),
+    "chain, smoothing": ("likeness=false",),
+    "chain, likeness": ("smooth='none'",),
     CHAIN: (),
     "CLC+, smoothing": ("years='clcplus'",),
-    "chain, smoothing, old map": ("old_map=true",),
-    "chain, smoothing, unit of 0.1 ha": ("minimum_unit=0.1",),
+    "default, old map": ("old_map=true",),
+    "default, unit of 0.1 ha": ("minimum_unit=0.1",),
+    "all but likeness": ("old_map=true", "minimum_unit=0.1", "likeness=false"),
     ALL: ("old_map=true", "minimum_unit=0.1"),
 }  # fmt: skip
 

@@ -71,6 +71,12 @@ def test_set_overrides_a_key_and_takes_plain_texts(tmp_path: Path) -> None:
     )
 
 
+def test_years_are_in_time_in_whatever_order_they_were_named(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD.replace("[2018, 2019]", "[2020, 2018, 2019]"))
+    loaded = config.load(path, ["sample.years=[2019, 2018]"])
+    assert loaded.archive.years == (2018, 2019, 2020) and loaded.sample.years == (2018, 2019)
+
+
 def test_impossible_combinations_are_named(tmp_path: Path) -> None:
     path = write(
         tmp_path,

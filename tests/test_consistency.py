@@ -12,8 +12,8 @@ from mpi4py import MPI
 from osgeo import osr
 
 from lcu import config as configuration
-from lcu import store
-from lcu.classify import Maps, clcplus, consistency, evidence, overlap, smooth, unit
+from lcu import evidence, store
+from lcu.classify import Maps, clcplus, consistency, overlap, smooth, unit
 from lcu.classify.ahead import ahead
 from lcu.classify.maps import confidence_of
 from lcu.composite import Composites
@@ -203,12 +203,8 @@ def test_the_estimated_chain_finds_transitions_and_errors() -> None:
     step = np.array([[0.97, 0.03, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     truth, probability = simulated_votes(1, step, 6, 40_000, 0.85)
     prior = np.full((3, 3), 0.01) + np.eye(3) * 0.97
-    cast, years = evidence.votes(probability), range(2018, 2024)
-    chain = evidence.first_chain(years, prior)
-    for _ in range(consistency.TURNS):
-        labels = evidence.decode(cast, chain)
-        counts = evidence.count_transitions(labels, years, 3), evidence.count_errors(labels, cast)
-        chain = evidence.next_chain(chain, prior, *counts)
+    cast = evidence.votes(probability)
+    chain = evidence.estimate(lambda: [cast], range(2018, 2024), range(6), prior)
     # It prefers few changes, so it finds fewer of those that only the ends of the series show.
     assert 0.01 < chain.step[0, 1] < 0.04 and chain.step[1:].max(axis=1).min() > 0.995
     # A whole vote is right in nine of ten; a thirtieth of each vote goes to other classes.

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lcu.classify import likeness
-from lcu.classify.likeness import Likeness
+from lcu import likeness
+from lcu.likeness import Likeness
 
 YEARS, FEATURES, SIDE = 4, 6, 40
 

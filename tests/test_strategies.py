@@ -13,10 +13,8 @@ from lcu import config as configuration
 from lcu.config import Config, ConfigError
 from lcu.legend import LandClass, Legend
 from lcu.sample import Candidates, Samples
-from lcu.train.loop import TrainError
 from lcu.train.series import Cut
-from lcu.train.stable import FOLDS, agreed_labels, fold_of, splits
-from lcu.train.stage import divided
+from lcu.train.stable import class_values, label_of_one_year, splits, votes
 from tests.compare import differences
 from tests.conftest import LIMIT, Mpirun, lcu
 
@@ -123,63 +121,36 @@ def test_impossible_strategies_are_named(
 # --- stable pixels --------------------------------------------------------------------------------
 
 
-# Years' probabilities of three classes: what is sure of one, and what is not.
-SURE_OF = np.array([[0.9, 0.05, 0.05], [0.05, 0.9, 0.05], [0.05, 0.05, 0.9], [0.4, 0.35, 0.25]])
+LEGEND = Legend(
+    "three", tuple(LandClass(10 * n + 10, f"class {n}", "#000000", {}) for n in range(3))
+)
 
 
-def labels_of(years: list[list[int]], index: int, nearest: int = 0, **about: object) -> list[list]:
-    """Return the labels of pixels whose years look like rows of `SURE_OF`; 255 = none."""
-    probability = SURE_OF[np.array(years)].astype(np.float32)
-    count = len(years)
-    seen = np.array(about.get("seen", np.ones(probability.shape[:2])), bool)
-    known = np.full(count, about.get("known", True))
-    own = np.full(count, index, np.uint8)
-    classes = (LandClass(10 * n + 10, f"class {n}", "#000000", {}) for n in range(3))
-    legend = Legend("three", tuple(classes))
-    return agreed_labels(probability, seen, own, known, nearest, legend).tolist()
+def test_a_pixel_has_its_class_in_the_years_that_were_seen() -> None:
+    found = np.array([[0, 0, 1], [2, 255, 2], [1, 1, 1]], np.uint8)
+    seen = np.array([[True, True, True], [True, True, False], [True, True, False]])
+    known = np.array([True, True, False])
+    index = np.array([0, 2, 2], np.uint8)
+    values = class_values(found, seen, index, known, LEGEND).tolist()
+    # A class that the model does not know stays what the old map says.
+    assert values == [[10, 10, 20], [30, 255, 255], [30, 30, 255]]
 
 
-def test_a_pixel_has_the_class_of_each_year_where_it_begins_as_the_old_map_says() -> None:
-    years = [[0, 0, 0, 0], [0, 0, 1, 1], [1, 1, 1, 1], [0, 1, 0, 0], [3, 3, 3, 3], [2, 2, 0, 0]]
-    none = [255] * 4
-    assert labels_of(years, 0) == [
-        [10, 10, 10, 10], [10, 10, 20, 20], none, [10, 255, 10, 10], [10, 10, 10, 10], none,
-    ]  # fmt: skip
-    # The old map is of the last year: what was so before it may be anything.
-    assert labels_of(years, 0, nearest=3)[-1] == [30, 30, 10, 10]
+def test_the_old_map_votes_in_its_year() -> None:
+    probability = np.array([[[0.8, 0.2], [np.nan, np.nan]]], np.float32)
+    cast = votes(probability, np.array([1], np.uint8), [2016, 2018, 2019], [1, 2])
+    np.testing.assert_allclose(
+        cast[:, :, 0, 0], [[0, 1], [0.64 / 0.68, 0.04 / 0.68], [0, 0]], rtol=1e-6
+    )
+    between = votes(probability, np.array([0], np.uint8), [2018, 2018, 2019], [1, 2])
+    assert between[0, :, 0, 0].tolist() == [1, 0]
 
 
-def test_years_not_seen_and_classes_the_model_does_not_know_contradict_nothing() -> None:
-    seen = [[1, 0, 1, 1]]
-    assert labels_of([[0, 1, 0, 0]], 0, seen=seen) == [[10, 255, 10, 10]]
-    assert labels_of([[1, 1, 1, 1]], 0, seen=seen, known=False) == [[10, 255, 10, 10]]
-
-
-def samples_of(side: int) -> Samples:
-    """Return samples of two classes on a square of some pixels."""
-    rows, cols = np.divmod(np.arange(side**2, step=7), side)
-    empty = dict.fromkeys(("series", "count", "day", "weight", "tile", "polygon", "cluster"), rows)
-    label = np.repeat((rows % 2 + 7).astype(np.uint8)[:, None], 2, axis=1)
-    return Samples(
-        **empty, row=rows, col=cols, label=label, split=np.zeros(len(rows), np.uint8),
-        tiles=(), years=(2018, 2019), made_from=(), fingerprint="all",
-    )  # fmt: skip
-
-
-def test_a_landscape_of_one_part_is_refused() -> None:
-    with pytest.raises(TrainError, match="without part 0 0 classes have 4 samples"):
-        divided(samples_of(100), is_network=False)
-
-
-def test_every_part_of_the_landscape_is_left_out_once() -> None:
-    samples = samples_of(600)
-    fold = fold_of(samples.row, samples.col)
-    assert np.unique(fold).tolist() == list(range(FOLDS))
-    parts = divided(samples, is_network=True)
-    labelled = np.stack([(part.label != 255).all(axis=1) for part in parts])
-    np.testing.assert_array_equal(labelled.sum(axis=0), FOLDS - 1)
-    assert len({part.fingerprint for part in parts} | {"all"}) == FOLDS + 1
-    np.testing.assert_array_equal((~labelled).argmax(axis=0), fold)
+def test_each_year_of_a_pixel_is_drawn_by_as_often_as_another() -> None:
+    label = np.tile(np.array([10, 255, 20, 30], np.uint8), (3000, 1))
+    found = label_of_one_year(label, np.arange(3000, dtype=np.uint64))
+    values, counts = np.unique(found, return_counts=True)
+    assert values.tolist() == [10, 20, 30] and counts.min() > 900
 
 
 def test_a_polygon_stays_on_its_side_of_the_split() -> None:
@@ -255,6 +226,4 @@ def check_stable_samples(folder: Path) -> None:
     shared = [(side[number], split) for number, split in pairs if number in side]
     assert len(shared) > 100 and all(one == other for one, other in shared)
     assert ((stable.label != 255).sum(axis=1) >= 2).all()
-    assert all(
-        (folder / "model" / "first" / str(fold) / "model.json").exists() for fold in range(FOLDS)
-    )
+    assert (folder / "model" / "first" / "model.json").exists()

@@ -16,16 +16,17 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from lcu import deadline, store
-from lcu.classify import clcplus, evidence, likeness, overlap, smooth, unit
+from lcu import deadline, evidence, likeness, store
+from lcu.classify import clcplus, overlap, smooth, unit
 from lcu.classify.ahead import ahead
-from lcu.classify.likeness import Likeness
-from lcu.classify.maps import SCALE, confidence_of, quantise
+from lcu.classify.maps import confidence_of, quantise
 from lcu.composite import Composites, fill_gaps
 from lcu.config import Config, ConfigError, provenance
 from lcu.grid import Block, Tile, split
 from lcu.legend import NODATA, OUTSIDE, UNCHANGED, UNKNOWN
+from lcu.likeness import Likeness
 from lcu.ranks import mine, on_root, share, together
+from lcu.reliability import SCALE
 from lcu.sample import OldMap
 from lcu.sample.oldmap import files
 from lcu.store import (
@@ -49,10 +50,8 @@ KIND = "consistent"
 # Side of the block that a rank decides at once, without its halo.
 BLOCK = 256
 
-# Cells that the chain is estimated from, at most: a million pixels; and how often. Every turn makes the maps a little
-# better, and a change of a rare class a little more like an error: what is decoded holds fewer changes than there are.
+# Cells that the chain is estimated from, at most: a million pixels.
 CELLS = 256
-TURNS = 2
 
 # Pixels of these cells, at most, from which it is learned how alike the years of a place are.
 PIXELS = 32768
@@ -246,6 +245,11 @@ class Cell:
     series: np.ndarray | None
     pixels: np.ndarray
 
+    @property
+    def votes(self) -> np.ndarray:
+        """The votes as float32 [year, vote, y, x]."""
+        return self.written / np.float32(SCALE)
+
 
 def _read_cell(source: Source, number: int, place: tuple[str, Block]) -> Cell:
     probability = source.probability(*place)
@@ -264,31 +268,16 @@ def _read_cell(source: Source, number: int, place: tuple[str, Block]) -> Cell:
 
 
 def _estimate_chain(source: Source, comm: MPI.Comm, own: list[Cell]) -> dict[str, Any]:
+    def add(counts: np.ndarray) -> np.ndarray:
+        total = np.empty_like(counts)
+        comm.Allreduce(counts, total)
+        return total
+
     prior = source.config.legend.transition_matrix()
-    classes, years = len(prior), source.votes_of
-    chain = evidence.first_chain(years, prior)
-    # One vote alone says nothing about its own errors.
-    for turn in range(TURNS if len(years) > 1 else 0):
-        transitions = np.zeros((classes, classes), np.int64)
-        errors = np.zeros((len(years), classes, classes), np.int64)
-        for cell in own:
-            cast = cell.written / np.float32(SCALE)
-            labels = evidence.decode(cast, chain)
-            transitions += evidence.count_transitions(labels, years, classes)
-            errors += evidence.count_errors(labels, cast)
-        comm.Allreduce(MPI.IN_PLACE, transitions)
-        comm.Allreduce(MPI.IN_PLACE, errors)
-        # One matrix for all mapped years: with one for each, a change of a rare class would pass for an error that
-        # the classifier makes in that year.
-        errors[source.mapped] = errors[source.mapped].sum(axis=0)
-        chain = evidence.next_chain(chain, prior, transitions, errors)
-        changed = transitions.sum() - np.trace(transitions)
-        log.info(
-            "turn %d: %.5f of the pixels change in a year",
-            turn + 1,
-            changed / max(transitions.sum(), 1),
-        )
-    about = {"years": years, "step": chain.step.tolist(), "errors": chain.errors.tolist()}
+    chain = evidence.estimate(
+        lambda: (cell.votes for cell in own), source.votes_of, source.mapped, prior, add
+    )
+    about = {"years": source.votes_of, "step": chain.step.tolist(), "errors": chain.errors.tolist()}
     if source.looks_alike:
         about["likeness"] = _estimate_likeness(source, comm, own, chain)
     return about
@@ -300,9 +289,7 @@ def _estimate_likeness(
     """Learn from some pixels, with the classes that the chain gives them, how alike the years of a place are."""
     rows = []
     for cell in own:
-        cast = cell.written.reshape(*cell.written.shape[:2], -1)[..., cell.pixels] / np.float32(
-            SCALE
-        )
+        cast = cell.votes.reshape(*cell.written.shape[:2], -1)[..., cell.pixels]
         label = evidence.decode(cast[:, :, None], chain)[source.mapped, 0]
         rows.append((cell.number, cell.series, label))
     gathered = comm.gather(rows)

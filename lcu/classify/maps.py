@@ -9,8 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from lcu.legend import NODATA, OUTSIDE
-
-SCALE = 250
+from lcu.reliability import SCALE
 
 
 def quantise(probability: np.ndarray) -> np.ndarray:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from osgeo import osr
 
-from lcu.classify.maps import SCALE
 from lcu.grid import Block, Grid, Tile
 from lcu.legend import OUTSIDE
+from lcu.reliability import SCALE
 
 osr.UseExceptions()
 

@@ -24,11 +24,11 @@ from lcu.train import checkpoint, deep, update, yearly
 from lcu.train import model as models
 from lcu.train.loop import TrainError
 from lcu.train.splice import with_spliced
-from lcu.train.stable import FOLDS, SQUARE, stable_samples, without
+from lcu.train.stable import stable_samples
 
 log = logging.getLogger(__name__)
 
-# Folder of the models that have not seen a part of the landscape, whose maps of single years show what is stable there.
+# Folder of the model whose maps of single years show what is stable.
 FIRST = "first"
 
 # Fewest samples with which a class can be learned and held out.
@@ -44,12 +44,7 @@ def run(config: Config, comm: MPI.Comm, report: Any) -> str:
     folder = config.directory / "model"
     if config.classify.strategy == "multi-year":
         yearly_config = replace(config, classify=replace(config.classify, strategy="yearly"))
-        with together(comm, "dividing the landscape"):
-            parts = divided(samples, is_network=config.train.is_network)
-        first = [
-            _trained(yearly_config, comm, part, folder / FIRST / str(fold), report)
-            for fold, part in enumerate(parts)
-        ]
+        first = _trained(yearly_config, comm, samples, folder / FIRST, report)
         samples = stable_samples(yearly_config, comm, samples, first, report)
     return summary(_trained(config, comm, samples, folder, report).about)
 
@@ -127,19 +122,6 @@ def _train(
     on_root(comm, "writing the model", models.save, models.Model(about, tensors), folder)
     on_root(comm, "removing checkpoints", checkpoint.forget, folder)
     deadline.made()
-
-
-def divided(samples: Samples, *, is_network: bool) -> list[Samples]:
-    """Return the samples without each part of the landscape in turn; TrainError where one leaves too few."""
-    parts = [without(samples, fold) for fold in range(FOLDS)]
-    for fold, part in enumerate(parts):
-        if (count := len(learnable(part, is_network=is_network))) < 2:
-            raise TrainError(
-                f"classify.strategy: multi-year learns without each of {FOLDS} parts of the landscape (squares of "
-                f"{SQUARE} pixels); without part {fold} {count} classes have {FEWEST_SAMPLES} samples, two must. Map a "
-                "larger area, draw more samples (sample.per_class, sample.per_polygon) or use another strategy"
-            )
-    return parts
 
 
 def learnable(samples: Samples, *, is_network: bool) -> list[int]:

@@ -8,19 +8,23 @@ pixels: its error matrix, and the transitions, are estimated again and again fro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from lcu.classify.maps import SCALE
 from lcu.legend import OUTSIDE
+from lcu.reliability import SCALE
 from lcu.years import most_likely_years
 
 # Power of the probabilities in a vote, and, below, weight of the legend's transitions against what is counted: chosen
 # on the simulated landscape (docs/consistency.md). With a power of 1 doubt counts twice, in the vote and in the error
 # matrix; with a large one nothing is left of it.
 SHARPNESS = 2.0
+
+# How often a chain is estimated: every turn makes the maps a little better, and a change of a rare class a little more
+# like an error, since what is decoded holds fewer changes than there are.
+TURNS = 2
 
 # FEWEST_PIXELS: a class that was counted less often has this many; ERRORS_WEIGHT: pixels of a matrix with
 # ERRORS_DIAGONAL right votes that are added to each class.
@@ -159,6 +163,42 @@ def first_chain(years: Sequence[int], step: np.ndarray) -> Chain:
     """Return the chain before anything was counted: the legend's transitions, votes as they are."""
     classes = len(step)
     return Chain(tuple(years), step, np.stack([_errors(np.zeros((classes, classes)))] * len(years)))
+
+
+def estimate(
+    cells: Callable[[], Iterable[np.ndarray]], years: Sequence[int], mapped: Sequence[int], prior: np.ndarray,
+    add: Callable[[np.ndarray], np.ndarray] = lambda counts: counts,
+) -> Chain:  # fmt: skip
+    """Estimate error matrices and transitions from what they lead to (Viterbi training).
+
+    Parameters
+    ----------
+    cells : callable
+        Gives all votes, float32 [year, vote, y, x] each, anew every time.
+    years : sequence of int
+        The year of each vote.
+    mapped : sequence of int
+        Positions of the mapped years among them. They share one error matrix: with one for each, a change of a rare
+        class would pass for an error that the classifier makes in that year.
+    prior : ndarray[from, to], float64
+        The legend's transitions.
+    add : callable
+        Adds counts up over the ranks.
+    """
+    classes, mapped = len(prior), list(mapped)
+    chain = first_chain(years, prior)
+    # One vote alone says nothing about its own errors.
+    for _ in range(TURNS if len(years) > 1 else 0):
+        transitions = np.zeros((classes, classes), np.int64)
+        errors = np.zeros((len(years), classes, classes), np.int64)
+        for cast in cells():
+            labels = decode(cast, chain)
+            transitions += count_transitions(labels, years, classes)
+            errors += count_errors(labels, cast)
+        transitions, errors = add(transitions), add(errors)
+        errors[mapped] = errors[mapped].sum(axis=0)
+        chain = next_chain(chain, prior, transitions, errors)
+    return chain
 
 
 def next_chain(

@@ -128,7 +128,15 @@ def fit(series: np.ndarray, label: np.ndarray, classes: int) -> Likeness | None:
 
 
 def _fit_class(found: Likeness, number: int, values: np.ndarray, own: np.ndarray) -> None:
-    """Fill in what is known of a class from its pixels, `own` [year, pixel], of discriminants [year, direction, pixel]."""
+    """Fill in what is known of a class.
+
+    Parameters
+    ----------
+    values : ndarray[year, direction, pixel], float32
+        Discriminants.
+    own : ndarray[year, pixel], bool
+        Whether the pixel is of the class.
+    """
     if own.sum(axis=1).min() < LEAST_PIXELS:
         return
     scaled = np.empty_like(values)
