@@ -42,6 +42,8 @@ test-mpi: test-mpi-1 test-mpi-2 test-mpi-3 test-mpi-4
 # Only rank 0 prints; the others write to files, which are shown when something failed. A test
 # that waits too long ends its process, and with it the job: a rank that went on to the next
 # test alone would hang there. Exit code 5 is "no such tests".
+# Only files with such tests are looked at: every rank would import all of them.
+mpi_tests := $(sort $(shell grep -rl 'mark.mpi' tests --include='test_*.py'))
 mpi_pytest := -m pytest -q --with-mpi -m mpi -p no:cacheprovider --timeout 120 --timeout-method thread
 test-mpi-%: env
 	@echo "== MPI tests on $* ranks"
@@ -49,7 +51,7 @@ test-mpi-%: env
 	timeout -k 5 600 mpirun -q -n $* bash -c 'rank=$$OMPI_COMM_WORLD_RANK; out=/dev/stdout; \
 	    if [ $$rank -gt 0 ]; then out=build/mpi-$*/rank-$$rank.log; fi; \
 	    export PYTEST_DEBUG_TEMPROOT=$$PWD/build/mpi-$*/tmp-$$rank; mkdir $$PYTEST_DEBUG_TEMPROOT; \
-	    exec $(python) $(mpi_pytest) tests &>$$out' \
+	    exec $(python) $(mpi_pytest) $(mpi_tests) &>$$out' \
 	|| { status=$$?; [ $$status -eq 5 ] && exit 0; \
 	    tail -n 40 build/mpi-$*/rank-*.log; \
 	    echo "== MPI tests on $* ranks failed with exit code $$status (124: too long)"; exit 1; }
