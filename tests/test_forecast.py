@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mpi4py import MPI
 
+from lcu import config as configuration
 from lcu import forecast, main
 from lcu.forecast import Load, Rate
-from tests.conftest import CONFIG, Mpirun, lcu
+from tests.conftest import CONFIG, ROOT, Mpirun, lcu
 
 costs = st.lists(st.floats(0.1, 9), min_size=1, max_size=12).map(tuple)
 
@@ -70,6 +71,13 @@ def test_what_calibrate_measures_plan_extends_to_many_nodes(
     said = capfd.readouterr().out
     assert "1 node x 128 ranks" in said and "4 nodes x 128 ranks" in said
     assert said.count("core-hours") == 2 and "units of work" in said
+
+
+def test_a_run_whose_archive_is_retrieved_can_be_calibrated() -> None:
+    path = ROOT / "examples" / "netherlands.toml"
+    overrides = main._overrides(configuration.load(path), Path("calibration"), 256, 50)
+    small = configuration.load(path, overrides, without=("retrieve",))
+    assert small.retrieve is None and small.simulate.size == 256 and not small.archive.tiles
 
 
 def test_a_forecast_without_rates_says_how_to_measure_them(
