@@ -48,6 +48,8 @@ def test_rates_are_found_again(fixed: float, speed: float) -> None:
     found = forecast.fitted(*points)
     assert found.fixed == pytest.approx(fixed, abs=1e-6) and found.speed == pytest.approx(speed)
     assert forecast.fitted((3.0, 9.0), (12.0, 8.0)) == Rate(0.0, 1.5)  # noise
+    nothing = forecast.fitted((0.0, 0.2), (0.0, 0.4))
+    assert forecast.forecast(Load(), nothing, 128).seconds == 0.4
 
 
 @pytest.mark.timeout(600)
