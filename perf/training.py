@@ -162,6 +162,9 @@ def write(
         record.append(table, [record.provenance() | row], COLUMNS)
         print(f"{train.model:<12} {backend:<10} {ranks} ranks {row['samples_per_second']:>9,} samples/s"
               f" ({row['least']:,} to {row['most']:,})", flush=True)  # fmt: skip
+    ratios = np.divide(speeds["horovod"], speeds["torch"])  # round by round, in turns
+    print(f"{train.model:<12} Horovod over torch.distributed {np.median(ratios):.2f}"
+          f" ({ratios.min():.2f} to {ratios.max():.2f})", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":
