@@ -658,8 +658,8 @@ _PATHS = (
 )
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read and check a configuration file; `overrides` are ``table.key=value`` texts.
+def load(path: str | Path, overrides: Sequence[str] = (), *, without: Sequence[str] = ()) -> Config:
+    """Read and check a configuration file; `overrides` are ``table.key=value`` texts, tables `without` left out.
 
     Raises
     ------
@@ -675,6 +675,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
+    tables = {name: entries for name, entries in tables.items() if name not in without}
     mistakes: list[str] = []
     for override in overrides:
         _override(tables, override, mistakes)

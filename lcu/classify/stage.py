@@ -235,7 +235,8 @@ def _make_shards(
     marks: dict[tuple[str, int], str],
 ) -> None:
     parts = list(split(block, BLOCK))
-    owner = share([part.height * part.width for part in parts], group.size)
+    # A cell costs what a whole one does, also where the block cuts it off.
+    owner = share([-(-part.height // CELL) * -(-part.width // CELL) for part in parts], group.size)
     results: dict[Block, dict[int, Layers]] = {}
     with together(group, f"classifying {tile} at row {block.row}, column {block.col}"):
         own = [part for part, rank in zip(parts, owner, strict=True) if rank == group.rank]
