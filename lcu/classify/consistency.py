@@ -54,7 +54,7 @@ BLOCK = 256
 CELLS = 256
 
 # Pixels of these cells, at most, from which it is learned how alike the years of a place are.
-PIXELS = 32768
+PIXELS = 16384
 
 # Arrays [year, class, y, x] of float32 that a rank holds at once while it decodes, and the interpreter with its
 # libraries in bytes: measured.
@@ -168,9 +168,15 @@ class Source:
             years.append(own[(slice(None), *block.inside(wide))])
         return np.stack(years)
 
-    def series(self, tile: str, block: Block) -> np.ndarray:
-        """Read the gap-filled series of each mapped year, uint16 [year, feature, y, x]: time and band in one axis."""
-        filled = fill_gaps(self.composites.read(tile, block), self.composites.days)[0]
+    def series(self, tile: str, block: Block, pixels: np.ndarray | None = None) -> np.ndarray:
+        """Read the gap-filled series of each mapped year, uint16 [year, feature, y, x]: time and band in one axis.
+
+        With `pixels`, positions in the block row by row, of these only: [year, feature, 1, pixel].
+        """
+        written = self.composites.read(tile, block)
+        if pixels is not None:
+            written = written.reshape(*written.shape[:2], 1, -1)[..., pixels]
+        filled = fill_gaps(written, self.composites.days)[0]
         periods = self.composites.periods
         own = [
             filled[[number for number, period in enumerate(periods) if period.start.year == year]]
@@ -260,10 +266,7 @@ def _read_cell(source: Source, number: int, place: tuple[str, Block]) -> Cell:
         written = np.where(np.isnan(probability), np.uint8(NODATA), known)
     size = written.shape[2] * written.shape[3]
     pixels = np.random.default_rng(number).permutation(size)[: -(-PIXELS // CELLS)]
-    series = None
-    if source.looks_alike:
-        whole = source.series(*place)
-        series = whole.reshape(*whole.shape[:2], -1)[..., pixels]
+    series = source.series(*place, pixels)[:, :, 0] if source.looks_alike else None
     return Cell(number, written, series, pixels)
 
 
