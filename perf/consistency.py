@@ -5,9 +5,9 @@
 
 Every seed is a landscape of its own: simulated, composited and sampled once a number of years; the first years are
 taken where there are more. Each way of training and classifying (`WAYS`) has probabilities of its own, on which the
-steps work (`STEPS`; the default way has all of them, the others the map of each year alone, the default chain and all together). The
-truth is read here only. Every figure goes to `results/consistency.csv`, and the page shows what was measured last of
-each way. `--only` and `--years` measure parts.
+steps work (`STEPS`; the default way has all of them, the others the map of each year alone, the default chain and all
+together). The truth is read here only. Every figure goes to `results/consistency.csv`, and the page shows what was
+measured last of each way. `--only` and `--years` measure parts.
 
 Change is a change of class between successive years, pooled over pairs of years, pixels that are mixed in either year
 left out. A constant map agrees with itself perfectly: agreement stands beside accuracy and the recall of change.
