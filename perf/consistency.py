@@ -32,6 +32,8 @@ from osgeo import gdal
 
 from lcu import config as configuration
 from lcu.classify import consistency, most_likely_years
+from lcu.classify.estimate import estimate
+from lcu.classify.source import Source
 from lcu.classify.stage import marks_of
 from lcu.composite import Composites
 from lcu.config import Config
@@ -146,12 +148,12 @@ def chain(config: Path, seed: int, years: Sequence[int], way: str) -> list[str]:
     return sets
 
 
-def source_of(path: Path, sets: Sequence[str]) -> consistency.Source:
+def source_of(path: Path, sets: Sequence[str]) -> Source:
     """Return where the probabilities lie, with other keys of [classify]."""
     config = configuration.load(path, sets)
     composites = Composites.open(config)
     marks = marks_of(config, composites, load_model(config.directory))
-    return consistency.Source(config, composites, marks)
+    return Source(config, composites, marks)
 
 
 def maps(path: Path, sets: Sequence[str], step: str, tile: str) -> np.ndarray:
@@ -168,7 +170,7 @@ def maps(path: Path, sets: Sequence[str], step: str, tile: str) -> np.ndarray:
             return values[probability.argmax(axis=1)]
         step_matrix = source.config.legend.transition_matrix()
         return values[most_likely_years(np.maximum(probability, np.float32(LEAST)), step_matrix)]
-    about = consistency.estimate(source, MPI.COMM_SELF)
+    about = estimate(source, MPI.COMM_SELF)
     found = consistency.decide(source, about, tile, whole, consistency.read(source, tile, whole))
     return np.stack([found[year][LAND_COVER] for year in source.years])
 
