@@ -622,6 +622,12 @@ class Config:
         return legend.load(self.sample.legend)
 
     @property
+    def compares_years(self) -> bool:
+        """Whether the choice over years looks at how alike the series of successive years are."""
+        keys = self.classify
+        return keys.likeness and keys.years == "hmm" and len(self.archive.years) > 1
+
+    @property
     def changes(self) -> dict[int, int]:
         """Mapped year -> the year before it that its changes are told against."""
         if self.classify.years == "none":

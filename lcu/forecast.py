@@ -210,7 +210,7 @@ def loads(
                 (tuple(years * pixels_of(part) for part in split(block, PREDICTED)),)
                 for block in _blocks(tiles, config.classify.shard)
             ],
-            read=series,
+            read=series * (1 + config.compares_years),
             written=maps * (2 * classes + 7),
         ),
         "assess": Load(units=[pixels_of(block) for block in _blocks(tiles, ASSESSED)] * years)

@@ -84,7 +84,7 @@ def read(source: Source, tile: str, block: Block) -> Given:
     wide = block.grown(unit.halo(unit_pixels(source.config, source.tiles[tile])), grid)
     probability = source.probability(tile, wide)
     cast = source.votes(tile, wide, probability) if source.config.classify.years == "hmm" else None
-    series = source.series(tile, wide) if source.looks_alike else None
+    series = source.series(tile, wide) if source.config.compares_years else None
     alone = {year: source.written(tile, year, block) for year in source.years}
     return Given(wide, probability, cast, series, alone)
 
@@ -124,7 +124,7 @@ def stays(source: Source, about: dict[str, Any], given: Given) -> np.ndarray | N
 
     Nothing is compared with the old map: 1 there. None where no series are.
     """
-    if not source.looks_alike or about["likeness"] is None:
+    if not source.config.compares_years or about["likeness"] is None:
         return None
     known = Likeness.from_plain(about["likeness"])
     held = np.ones((len(source.votes_of) - 1, *given.votes.shape[2:]), np.float32)
@@ -297,7 +297,7 @@ def memory(config: Config, tiles: dict[str, Tile], ranks: int, block: int) -> in
         size = min(config.classify.shard, max(tile.grid.height, tile.grid.width))
         kept = -(-(size**2) // ranks) + block**2
         decoding = COPIES * 4 * years * classes * high * wide
-        if config.classify.likeness:
+        if config.compares_years:
             series = 2 * len(config.periods) * len(config.composite.bands)
             decoding += SERIES_COPIES * series * high * wide
         most = max(most, decoding + kept * years * (classes + 5))

@@ -95,7 +95,7 @@ def _read_cell(source: Source, number: int, place: tuple[str, Block]) -> Cell:
         written = np.where(np.isnan(probability), np.uint8(NODATA), known)
     size = written.shape[2] * written.shape[3]
     pixels = np.random.default_rng(number).permutation(size)[: -(-PIXELS // CELLS)]
-    series = source.series(*place, pixels)[:, :, 0] if source.looks_alike else None
+    series = source.series(*place, pixels)[:, :, 0] if source.config.compares_years else None
     return Cell(number, written, series, pixels)
 
 
@@ -110,7 +110,7 @@ def _estimate_chain(source: Source, comm: MPI.Comm, own: list[Cell]) -> dict[str
         lambda: (cell.votes for cell in own), source.votes_of, source.mapped, prior, add
     )
     about = {"years": source.votes_of, "step": chain.step.tolist(), "errors": chain.errors.tolist()}
-    if source.looks_alike:
+    if source.config.compares_years:
         about["likeness"] = _estimate_likeness(source, comm, own, chain)
     return about
 

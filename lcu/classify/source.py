@@ -39,12 +39,6 @@ class Source:
         """The tiles by name."""
         return self.composites.tiles
 
-    @property
-    def looks_alike(self) -> bool:
-        """Whether series of successive years are compared."""
-        classify = self.config.classify
-        return classify.likeness and classify.years == "hmm" and len(self.years) > 1
-
     @cached_property
     def years(self) -> list[int]:
         """The mapped years, ascending."""
