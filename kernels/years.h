@@ -157,16 +157,20 @@ LCU_INLINE void lcu_step_back(const float *values, const lcu_step *step, int32_t
     int32_t from_best[LCU_STRIP], from_alone[LCU_STRIP];
     for (int x = 0; x < LCU_STRIP; ++x) best[x] = alone[x] = 0, from_best[x] = from_alone[x] = 0;
     for (long from = 0; from < classes; ++from) {
-        const float *weight = step->transition + from * classes;
-        float same = step->diagonal[from];
+        const float *weight = step->transition + from * classes; /* 0 where the class stays: that comes below */
         for (int x = 0; x < LCU_STRIP; ++x) {
-            float value = values[from * LCU_STRIP + x];
-            float taken = after[x] == (int32_t)from ? value * same * step->stay[x] : value * weight[after[x]];
+            float value = values[from * LCU_STRIP + x], taken = value * weight[after[x]];
             from_best[x] = taken > best[x] ? (int32_t)from : from_best[x];
             best[x] = lcu_larger(taken, best[x]);
             from_alone[x] = value > alone[x] ? (int32_t)from : from_alone[x];
             alone[x] = lcu_larger(value, alone[x]);
         }
+    }
+    for (int x = 0; x < LCU_STRIP; ++x) {
+        float same = values[after[x] * LCU_STRIP + x] * step->diagonal[after[x]] * step->stay[x];
+        int stays = same > best[x] || (same == best[x] && after[x] < from_best[x]);
+        from_best[x] = stays ? after[x] : from_best[x];
+        best[x] = lcu_larger(same, best[x]);
     }
     for (int x = 0; x < LCU_STRIP; ++x) after[x] = best[x] > 0 ? from_best[x] : from_alone[x];
 }

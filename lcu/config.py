@@ -622,6 +622,12 @@ class Config:
         return legend.load(self.sample.legend)
 
     @property
+    def compares_years(self) -> bool:
+        """Whether the choice over years looks at how alike the series of successive years are."""
+        keys = self.classify
+        return keys.likeness and keys.years == "hmm" and len(self.archive.years) > 1
+
+    @property
     def changes(self) -> dict[int, int]:
         """Mapped year -> the year before it that its changes are told against."""
         if self.classify.years == "none":
@@ -658,8 +664,8 @@ _PATHS = (
 )
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read and check a configuration file; `overrides` are ``table.key=value`` texts.
+def load(path: str | Path, overrides: Sequence[str] = (), *, without: Sequence[str] = ()) -> Config:
+    """Read and check a configuration file; `overrides` are ``table.key=value`` texts, tables `without` left out.
 
     Raises
     ------
@@ -675,6 +681,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
+    tables = {name: entries for name, entries in tables.items() if name not in without}
     mistakes: list[str] = []
     for override in overrides:
         _override(tables, override, mistakes)

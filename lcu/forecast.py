@@ -177,8 +177,11 @@ def _of_shard(spans: Spans) -> float:
 def fitted(small: tuple[float, float], large: tuple[float, float]) -> Rate:
     """Return fixed seconds and speed from two measurements (units of the rank with most to do, seconds).
 
-    Where the larger took no longer, noise hid the size: all of its time counts for the units then.
+    Where the larger took no longer, noise hid the size: all of its time counts for the units then. A stage
+    without units (no reference to compare with) takes what it took.
     """
+    if not large[0]:
+        return Rate(large[1], 1.0)
     units, seconds = large[0] - small[0], large[1] - small[1]
     if units <= 0 or seconds <= 0 or small[1] - small[0] * seconds / units < 0:
         return Rate(0.0, large[0] / large[1])
@@ -207,7 +210,7 @@ def loads(
                 (tuple(years * pixels_of(part) for part in split(block, PREDICTED)),)
                 for block in _blocks(tiles, config.classify.shard)
             ],
-            read=series,
+            read=series * (1 + config.compares_years),
             written=maps * (2 * classes + 7),
         ),
         "assess": Load(units=[pixels_of(block) for block in _blocks(tiles, ASSESSED)] * years)

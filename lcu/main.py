@@ -455,7 +455,8 @@ def calibrate(config: Config, comm: MPI.Comm) -> int:
         folder = config.directory / "calibration" / str(number)
         loaded: Config | str | None = None
         if comm.rank == 0:
-            loaded = configuration.load(config.file, _overrides(config, folder, size, samples))
+            overrides = _overrides(config, folder, size, samples)
+            loaded = configuration.load(config.file, overrides, without=("retrieve",))
         small = comm.bcast(loaded, root=0)
         seconds = _measured(small, comm)
         found, tiles, _ = acquisition.find(small, comm)

@@ -102,18 +102,20 @@ def _prepare(
             f"transition must be [{classes}, {classes}] or [{steps}, {classes}, {classes}] for {len(probability)} "
             f"years of {classes} classes, found {matrix.shape}"
         )
-    wanted = (len(probability) - 1, *probability.shape[2:])
-    held = np.ones(wanted, np.float32) if stay is None else np.ascontiguousarray(stay, np.float32)
-    if held.shape != wanted:
-        raise ValueError(f"stay must be [year - 1, y, x], {wanted}, found {held.shape}")
+    size = (len(probability) - 1, *probability.shape[2:])
+    held = None if stay is None else np.ascontiguousarray(stay, np.float32)
+    if held is not None and held.shape != size:
+        raise ValueError(f"stay must be [year - 1, y, x], {size}, found {held.shape}")
     for name, values in (("transition", matrix), ("stay", held)):
-        if not (np.isfinite(values).all() and (values >= 0).all()):
+        if values is not None and not (np.isfinite(values).all() and (values >= 0).all()):
             raise ValueError(f"{name} must hold finite numbers from 0 on")
     matrices = np.broadcast_to(matrix, (steps, classes, classes))
     diagonal = np.ascontiguousarray(np.diagonal(matrices, axis1=1, axis2=2))
     forth = matrices * ~np.eye(classes, dtype=bool)
     flat = np.ascontiguousarray(probability, np.float32).reshape(*probability.shape[:2], -1)
-    held = held.reshape(len(held), -1) if len(held) else np.ones((1, flat.shape[2]), np.float32)
+    if held is None or not len(held):
+        held = np.ones((steps, flat.shape[2]), np.float32)
+    held = held.reshape(steps, -1)
     return flat, forth, np.ascontiguousarray(forth.transpose(0, 2, 1)), diagonal, held
 
 

@@ -5,9 +5,9 @@
 
 Every seed is a landscape of its own: simulated, composited and sampled once a number of years; the first years are
 taken where there are more. Each way of training and classifying (`WAYS`) has probabilities of its own, on which the
-steps work (`STEPS`; the default way has all of them, the others the map of each year alone, the default chain and all together). The
-truth is read here only. Every figure goes to `results/consistency.csv`, and the page shows what was measured last of
-each way. `--only` and `--years` measure parts.
+steps work (`STEPS`; the default way has all of them, the others the map of each year alone, the default chain and all
+together). The truth is read here only. Every figure goes to `results/consistency.csv`, and the page shows what was
+measured last of each way. `--only` and `--years` measure parts.
 
 Change is a change of class between successive years, pooled over pairs of years, pixels that are mixed in either year
 left out. A constant map agrees with itself perfectly: agreement stands beside accuracy and the recall of change.
@@ -31,10 +31,16 @@ from mpi4py import MPI
 from osgeo import gdal
 
 from lcu import config as configuration
+from lcu import store
 from lcu.classify import consistency, most_likely_years
+from lcu.classify.estimate import estimate
+from lcu.classify.source import Source
 from lcu.classify.stage import marks_of
 from lcu.composite import Composites
 from lcu.config import Config
+from lcu.sample import Candidates, draw, priority
+from lcu.sample import stage as sampling
+from lcu.sample.draw import FARTHEST, mix
 from lcu.store import LAND_COVER
 from lcu.train import load as load_model
 
@@ -95,6 +101,8 @@ MULTI, SHIFTED = "classify.strategy='multi-year'", "classify.strategy='shifted-w
 PENALTY, CARRIED = "train.change_penalty=1.0", "train.carry_state=true"
 TEMPCNN = ("train.model='tempcnn'", "train.epochs=15", "train.learning_rate=0.002")
 LSTM = ("train.model='lstm'", "train.epochs=12", "train.hidden=32", "train.learning_rate=0.004")
+# What could be had if all labels were right: pixels of all kinds, with their true class in every year.
+TRUTH = "tempcnn, true labels"
 # Way of training and classifying -> keys. The first is the default and has every step.
 WAYS = {
     "svm": (),
@@ -105,6 +113,7 @@ WAYS = {
     "tempcnn, multi-year": (*TEMPCNN, MULTI),
     "tempcnn, multi-year, penalty": (*TEMPCNN, MULTI, PENALTY),
     "tempcnn, shifted windows": (*TEMPCNN, SHIFTED),
+    TRUTH: TEMPCNN,
     "lstm": LSTM,
     "lstm, carried state": (*LSTM, CARRIED),
     "lstm, carried state, penalty": (*LSTM, CARRIED, PENALTY),
@@ -141,17 +150,45 @@ def chain(config: Path, seed: int, years: Sequence[int], way: str) -> list[str]:
         (own / "composites").symlink_to(base / "composites")
         shutil.copytree(base / "samples", own / "samples")
     sets = [*shared, f"run.directory={own}", *WAYS[way]]
+    if way == TRUTH:
+        teach_truth(configuration.load(config, sets))
     for name in ("train", "classify"):
         stage(name, config, [*sets, "classify.years=none"])
     return sets
 
 
-def source_of(path: Path, sets: Sequence[str]) -> consistency.Source:
+def teach_truth(config: Config) -> None:
+    """Replace the samples of a run: as many random pixels, with their true class in each year; squares are held out."""
+    composites = Composites.open(config)
+    name, years = next(iter(composites.tiles)), config.archive.years
+    true, _ = truth(config, name, years)
+    row, col = np.indices(true.shape[1:]).reshape(2, -1).astype(np.int32)
+    key = priority(config.run.seed, name, row, col)
+    flat, year = true.reshape(len(years), -1), mix(key) % np.uint64(len(years))
+    index = config.legend.index_of(flat[year.astype(int), np.arange(len(key))])
+    square = row.astype(np.int64) // 64 << 32 | col // 64
+    pool = Candidates(
+        key, index, np.zeros(len(key), np.uint16), row, col, square, np.full(len(key), FARTHEST, np.uint8),
+        np.full(len(key), -1, np.int32),
+    )  # fmt: skip
+    areas = np.bincount(index, minlength=len(config.legend.classes))
+    drawn = draw(pool, areas, config.sample.per_class, config.sample.per_polygon)
+    chance = mix(drawn.polygon.astype(np.uint64)) % np.uint64(100)
+    split = np.digitize(chance, [70, 85]).astype(np.uint8)  # training, validation, test
+    path = sampling.path_of(config.directory, sampling.NAME)
+    mark = store.fingerprint("true labels", sampling.NAME, config.run.seed, len(years))
+    label = flat[:, drawn.row * true.shape[2] + drawn.col].T
+    sampling.write(
+        config, MPI.COMM_SELF, composites, drawn, areas, split, path, mark, label
+    )  # fmt: skip
+
+
+def source_of(path: Path, sets: Sequence[str]) -> Source:
     """Return where the probabilities lie, with other keys of [classify]."""
     config = configuration.load(path, sets)
     composites = Composites.open(config)
     marks = marks_of(config, composites, load_model(config.directory))
-    return consistency.Source(config, composites, marks)
+    return Source(config, composites, marks)
 
 
 def maps(path: Path, sets: Sequence[str], step: str, tile: str) -> np.ndarray:
@@ -168,7 +205,7 @@ def maps(path: Path, sets: Sequence[str], step: str, tile: str) -> np.ndarray:
             return values[probability.argmax(axis=1)]
         step_matrix = source.config.legend.transition_matrix()
         return values[most_likely_years(np.maximum(probability, np.float32(LEAST)), step_matrix)]
-    about = consistency.estimate(source, MPI.COMM_SELF)
+    about = estimate(source, MPI.COMM_SELF)
     found = consistency.decide(source, about, tile, whole, consistency.read(source, tile, whole))
     return np.stack([found[year][LAND_COVER] for year in source.years])
 

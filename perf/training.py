@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import record
@@ -34,15 +35,19 @@ BANDS, TIMES, CLASSES = 12, 12, 12
 AGREEMENT = 1e-4  # of the losses, relative
 
 
-def examples(count: int) -> Examples:
-    """Return series of noise: how fast they are learned from does not depend on what they hold."""
+def examples(count: int, patch: tuple[int, ...]) -> Examples:
+    """Return series of noise: how fast they are learned from does not depend on what they hold.
+
+    `patch` is the shape (y, x) of what a network reads around a sample, or empty.
+    """
     random = torch.Generator().manual_seed(1)
     return Examples(
-        torch.randn(count, 1, TIMES, BANDS, generator=random),
+        torch.randn(count, 1, TIMES, BANDS, *patch, generator=random),
         torch.ones(count, 1, TIMES, dtype=torch.bool),
         torch.linspace(0, 360, TIMES).expand(count, 1, TIMES).clone(),
         torch.randint(0, CLASSES, (count, 1), generator=random),
         torch.ones(count, 1),
+        torch.zeros(count, 0),  # one year: there are no successive ones
     )
 
 
@@ -95,7 +100,9 @@ def measure(
 ) -> dict[str, list[float]]:
     """Return samples/s of every round of each way."""
     device = started[0].device
-    data = examples(steps * train.batch).to(device, torch.float32)
+    reach = networks.NETWORKS[train.model].reach
+    patch = (2 * reach + 1,) * 2 if reach else ()
+    data = examples(steps * train.batch, patch).to(device, torch.float32)
     ways = {one.name: through(one, train, data) for one in started}
     if comm.size == 1:
         ways["bare loop"] = bare(train, data, device)
@@ -124,6 +131,7 @@ def main(comm: MPI.Comm) -> None:
     parser.add_argument("--batch", type=int, default=128, help="samples a step on one rank")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--results", type=Path, default=TABLE, help="CSV file to append to")
     options = parser.parse_args()
     started = [distributed.start(name, comm) for name in ("horovod", "torch")]
     if comm.size == 1:
@@ -134,26 +142,29 @@ def main(comm: MPI.Comm) -> None:
         )
         speeds = measure(train, started, comm, options.steps, options.rounds)
         if comm.rank == 0:
-            write(name, train, speeds, started[0].device, comm.size, options.steps)
+            write(options.results, train, speeds, started[0].device, comm.size, options.steps)
     for one in started:
         one.close()
 
 
 def write(
-    model: str, train: Train, speeds: dict[str, list[float]], device: torch.device, ranks: int, steps: int
+    table: Path, train: Train, speeds: dict[str, list[float]], device: torch.device, ranks: int, steps: int
 ) -> None:  # fmt: skip
     """Append rows to the table and print them."""
     where = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     for backend, values in speeds.items():
         row = {
-            "device": where, "model": model, "backend": backend, "ranks": ranks,
+            "device": where, "model": train.model, "backend": backend, "ranks": ranks,
             "threads": torch.get_num_threads(), "batch": train.batch, "steps": steps,
             "samples_per_second": round(float(np.median(values))), "least": round(min(values)),
             "most": round(max(values)),
         }  # fmt: skip
-        record.append(TABLE, [record.provenance() | row], COLUMNS)
-        print(f"{model:<12} {backend:<10} {ranks} ranks {row['samples_per_second']:>9,} samples/s"
+        record.append(table, [record.provenance() | row], COLUMNS)
+        print(f"{train.model:<12} {backend:<10} {ranks} ranks {row['samples_per_second']:>9,} samples/s"
               f" ({row['least']:,} to {row['most']:,})", flush=True)  # fmt: skip
+    ratios = np.divide(speeds["horovod"], speeds["torch"])  # round by round, in turns
+    print(f"{train.model:<12} Horovod over torch.distributed {np.median(ratios):.2f}"
+          f" ({ratios.min():.2f} to {ratios.max():.2f})", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

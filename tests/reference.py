@@ -222,3 +222,16 @@ def most_likely_years(probability: np.ndarray, transition: np.ndarray) -> np.nda
             out[year, y, x] = label
             label = int(back[year - 1][label]) if year else 0
     return out
+
+
+def forest(model: dict[str, np.ndarray], values: np.ndarray) -> np.ndarray:
+    """Mean of the leaves of all trees, float32 [sample, class]: every sample down every tree, step by step."""
+    total = np.zeros((len(values), model["probability"].shape[1]), np.float32)
+    for root in model["roots"]:
+        for sample, own in enumerate(values):
+            node = root
+            while model["left"][node] != node:
+                goes_left = own[model["feature"][node]] <= model["threshold"][node]
+                node = model["left" if goes_left else "right"][node]
+            total[sample] += model["probability"][node]
+    return total / np.float32(len(model["roots"]))

@@ -32,7 +32,7 @@ from lcu.composite.observations import by_clearness
 from lcu.config import Config
 from lcu.disk import Scratch
 from lcu.grid import Block, Grid, Tile, day_number, split
-from lcu.store import RANKS_PER_SHARD, Shard
+from lcu.store import CELL, RANKS_PER_SHARD, Shard
 from tests import reference, safe_writer
 
 COMM = MPI.COMM_WORLD
@@ -203,6 +203,25 @@ def test_decoding_of_a_real_tile_is_planned_to_cost_a_tenth_more_at_most(
     whole = work.work_of(config, shard, "", tile, items, ranks)
     share = work.decoded_pixels(config, whole, tilings) / work.file_pixels(config, whole)
     assert 0.999 < share <= 1.1
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
+@pytest.mark.parametrize("side", [50, 600, 1024, 1500])
+def test_ranks_write_parts_that_are_alike_and_cover_the_shard(
+    tmp_path: Path, ranks: int, side: int
+) -> None:
+    config = configured(tmp_path, "composite.block=1024")
+    grid = Grid("EPSG:32631", (300_000.0, 10.0, 0.0, 5_900_000.0, 0.0, -10.0), side, side)
+    shard = Shard("composites", "31UFT", 2018, grid.whole)
+    whole = work.work_of(config, shard, "", Tile("31UFT", grid), [], ranks)
+    parts = work.stripes(config, whole, ranks)
+    covered = np.zeros((side, side), int)
+    for _, part in parts:
+        covered[part.slices] += 1
+    assert (covered == 1).all()
+    for index, block in enumerate(whole.blocks):
+        cells = {-(-part.width // CELL) for number, part in parts if number == index}
+        assert cells and max(cells) - min(cells) <= 1, block
 
 
 # --- tiles ----------------------------------------------------------------------------------------

@@ -13,9 +13,10 @@ from osgeo import osr
 
 from lcu import config as configuration
 from lcu import evidence, store
-from lcu.classify import Maps, clcplus, consistency, overlap, smooth, unit
+from lcu.classify import Maps, clcplus, consistency, estimate, overlap, smooth, unit
 from lcu.classify.ahead import ahead
 from lcu.classify.maps import confidence_of
+from lcu.classify.source import Source
 from lcu.composite import Composites
 from lcu.grid import Block, Grid, Tile
 from lcu.ranks import on_root
@@ -294,10 +295,10 @@ def test_confidence_is_the_margin_of_the_chosen_class() -> None:
 
 def test_cells_of_training_are_spread_over_all_tiles() -> None:
     tiles = {name: Tile(name, grid_at(0, 0, 640, 640)) for name in "abcde"}
-    cells = consistency.training_cells(tiles)
-    assert len(cells) == consistency.CELLS and len(set(cells)) == len(cells)
+    cells = estimate.training_cells(tiles)
+    assert len(cells) == estimate.CELLS and len(set(cells)) == len(cells)
     assert {name for name, _ in cells} == set("abcde")
-    few = consistency.training_cells({"a": Tile("a", grid_at(0, 0, 100, 100))})
+    few = estimate.training_cells({"a": Tile("a", grid_at(0, 0, 100, 100))})
     assert [block for _, block in few] == list(grid_at(0, 0, 100, 100).blocks(64))
 
 
@@ -364,7 +365,7 @@ def series(tile: str, year: int) -> np.ndarray:
     return values.round().astype(np.uint16)[..., row : row + grid.height, col : col + grid.width]
 
 
-def prepared(folder: Path, comm: MPI.Comm, **keys: object) -> consistency.Source:
+def prepared(folder: Path, comm: MPI.Comm, **keys: object) -> Source:
     """Write the probabilities as the stage before does, and return where they are."""
     tables = {
         "run": {"directory": str(folder / "run")},
@@ -377,7 +378,7 @@ def prepared(folder: Path, comm: MPI.Comm, **keys: object) -> consistency.Source
     marks = {(tile, year): f"{tile} {year}" for tile in TILES for year in YEARS}
     on_root(comm, "writing probabilities", write_probabilities, config, marks)
     on_root(comm, "writing composites", write_composites, config, marks)
-    return consistency.Source(config, composites(config, marks), marks)
+    return Source(config, composites(config, marks), marks)
 
 
 def composites(config: configuration.Config, marks: dict[tuple[str, int], str]) -> Composites:
@@ -410,7 +411,7 @@ def write_probabilities(config: configuration.Config, marks: dict[tuple[str, int
             store.finish(file, path, MPI.COMM_SELF, store.shard_mark(mark, shard))
 
 
-def made(source: consistency.Source, comm: MPI.Comm, block: int = 64) -> Maps:
+def made(source: Source, comm: MPI.Comm, block: int = 64) -> Maps:
     """Run the step and return the way to its maps."""
     consistency.run(source, comm, block, lambda *_: None)
     config = source.config
@@ -552,7 +553,7 @@ def test_one_year_alone_keeps_the_likeliest_class(tmp_path: Path) -> None:
     marks = {
         ("a", 2018): source.marks["a", 2018]
     }  # not the neighbour, that has a say where it lies
-    one = consistency.Source(config, composites(config, marks), marks)
+    one = Source(config, composites(config, marks), marks)
     consistency.run(one, MPI.COMM_SELF, 64, lambda *_: None)
     maps = Maps(config.directory, one.tiles, config.legend, 128, marks, one.mark)
     whole = one.tiles["a"].grid.whole

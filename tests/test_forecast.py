@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mpi4py import MPI
 
+from lcu import config as configuration
 from lcu import forecast, main
 from lcu.forecast import Load, Rate
-from tests.conftest import CONFIG, Mpirun, lcu
+from tests.conftest import CONFIG, ROOT, Mpirun, lcu
 
 costs = st.lists(st.floats(0.1, 9), min_size=1, max_size=12).map(tuple)
 
@@ -47,6 +48,8 @@ def test_rates_are_found_again(fixed: float, speed: float) -> None:
     found = forecast.fitted(*points)
     assert found.fixed == pytest.approx(fixed, abs=1e-6) and found.speed == pytest.approx(speed)
     assert forecast.fitted((3.0, 9.0), (12.0, 8.0)) == Rate(0.0, 1.5)  # noise
+    nothing = forecast.fitted((0.0, 0.2), (0.0, 0.4))
+    assert forecast.forecast(Load(), nothing, 128).seconds == 0.4
 
 
 @pytest.mark.timeout(600)
@@ -70,6 +73,13 @@ def test_what_calibrate_measures_plan_extends_to_many_nodes(
     said = capfd.readouterr().out
     assert "1 node x 128 ranks" in said and "4 nodes x 128 ranks" in said
     assert said.count("core-hours") == 2 and "units of work" in said
+
+
+def test_a_run_whose_archive_is_retrieved_can_be_calibrated() -> None:
+    path = ROOT / "examples" / "netherlands.toml"
+    overrides = main._overrides(configuration.load(path), Path("calibration"), 256, 50)
+    small = configuration.load(path, overrides, without=("retrieve",))
+    assert small.retrieve is None and small.simulate.size == 256 and not small.archive.tiles
 
 
 def test_a_forecast_without_rates_says_how_to_measure_them(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ import pytest
 
 from lcu import config as configuration
 from lcu.config import Config, ConfigError
+from lcu.grid import Grid, Tile
 from lcu.legend import LandClass, Legend
 from lcu.sample import Candidates, Samples
 from lcu.train.series import Cut
-from lcu.train.stable import class_values, label_of_one_year, splits, votes
+from lcu.train.stable import border_of, class_values, label_of_one_year, splits, votes
 from tests.compare import differences
 from tests.conftest import LIMIT, Mpirun, lcu
 
@@ -151,6 +153,18 @@ def test_each_year_of_a_pixel_is_drawn_by_as_often_as_another() -> None:
     found = label_of_one_year(label, np.arange(3000, dtype=np.uint64))
     values, counts = np.unique(found, return_counts=True)
     assert values.tolist() == [10, 20, 30] and counts.min() > 900
+
+
+@pytest.mark.parametrize(
+    ("erosion", "resolution", "pixels"), [(20, 10, 2), (0, 10, 1), (900, 10, 15)]
+)
+def test_what_is_held_out_lies_inside_its_class(
+    tmp_path: Path, erosion: float, resolution: float, pixels: float
+) -> None:
+    config = config_of(tmp_path, sample={"erosion": float(erosion)})
+    grid = Grid("EPSG:32632", (0.0, resolution, 0.0, 0.0, 0.0, -resolution), 8, 8)
+    pool = replace(Candidates.none(), tile=np.zeros(3, np.uint16))
+    assert border_of(config, [Tile("a", grid)], pool).tolist() == [pixels] * 3
 
 
 def test_a_polygon_stays_on_its_side_of_the_split() -> None:

@@ -1,4 +1,4 @@
-"""SVM, ensemble and forest: prediction in torch is scikit-learn's, calibration keeps the order, files are safe."""
+"""SVM, ensemble and forest: their prediction is scikit-learn's, calibration keeps the order, files are safe."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from lcu import store
 from lcu.train import Model, forest, load, svm
 from lcu.train.model import save
 from lcu.train.series import Windows
+from tests import reference
 
 
 def data(classes: int, count: int = 300, features: int = 12, seed: int = 0) -> svm.Data:
@@ -89,13 +90,16 @@ def test_a_class_that_a_fold_cannot_learn_does_not_break_the_fit() -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 5])
-def test_the_forest_in_torch_is_that_of_scikit_learn(classes: int) -> None:
+def test_the_forest_kernel_is_scikit_learn_and_its_numpy_twin_to_the_bit(classes: int) -> None:
     samples = data(classes)
     machine = RandomForestClassifier(20, random_state=1)
     machine.fit(samples.features, samples.label, samples.weight)
     other = np.random.default_rng(7).normal(size=(400, 12)).astype(np.float32)
-    found = forest.predict(forest.tensors(machine), torch.from_numpy(other)).numpy()
+    fitted = forest.tensors(machine)
+    found = forest.predict(fitted, torch.from_numpy(other)).numpy()
     np.testing.assert_allclose(found, machine.predict_proba(other), atol=1e-6)
+    twin = reference.forest({name: tensor.numpy() for name, tensor in fitted.items()}, other)
+    np.testing.assert_array_equal(found, twin)
 
 
 def test_the_ensemble_takes_the_majority_vote_and_ties_go_by_probability() -> None:

@@ -25,6 +25,9 @@ fi
 export OMPI_MCA_rmaps_base_oversubscribe="${OMPI_MCA_rmaps_base_oversubscribe:-1}"
 export OMPI_MCA_hwloc_base_binding_policy="${OMPI_MCA_hwloc_base_binding_policy:-none}"
 
+# Who waits in MPI gives its core to who does not: Horovod has a thread beside each rank, and other work runs too.
+export OMPI_MCA_mpi_yield_when_idle="${OMPI_MCA_mpi_yield_when_idle:-1}"
+
 # Ranks fill the cores, so each has one thread unless told otherwise. GDAL's block cache is
 # per rank; its default, 5 % of the machine's memory, is not.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"

@@ -13,6 +13,7 @@ from osgeo import gdal, osr
 
 from lcu.acquisition.alignment import describe
 from lcu.acquisition.model import AcquisitionError, Band
+from lcu.clock import spending
 from lcu.grid import Grid
 
 # GDAL's own cache of decoded tiles: room for the one at hand. `tiles` keeps what is needed again.
@@ -70,6 +71,7 @@ def warnings() -> Iterator[list[str]]:
         gdal.PopErrorHandler()
 
 
+@spending("reading")
 def dataset_of(band: Band) -> gdal.Dataset:
     """Return the open dataset of a band, checked against its metadata."""
     if band.path in _open:

@@ -1,8 +1,7 @@
 """The shell of the consistency step: yearly probabilities -> one consistent map a year.
 
-First the chain is estimated from cells that are spread evenly over all tiles (`evidence`); every rank does some, sums
-of integers bring them together. Then every block is decoded with a halo of its neighbours and written like the
-probabilities, in shards.
+First it is estimated what all pixels have in common (`estimate`). Then every block is decoded with a halo of its
+neighbours and written like the probabilities, in shards.
 """
 
 from __future__ import annotations
@@ -10,25 +9,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from mpi4py import MPI
 
 from lcu import deadline, evidence, likeness, store
-from lcu.classify import clcplus, overlap, smooth, unit
+from lcu.classify import clcplus, smooth, unit
 from lcu.classify.ahead import ahead
+from lcu.classify.estimate import estimate, training_cells
 from lcu.classify.maps import confidence_of, quantise
-from lcu.composite import Composites, fill_gaps
+from lcu.classify.source import KIND, Source
 from lcu.config import Config, ConfigError, provenance
 from lcu.grid import Block, Tile, split
 from lcu.legend import NODATA, OUTSIDE, UNCHANGED, UNKNOWN
 from lcu.likeness import Likeness
-from lcu.ranks import mine, on_root, share, together
-from lcu.reliability import SCALE
-from lcu.sample import OldMap
-from lcu.sample.oldmap import files
+from lcu.ranks import on_root, share, together
 from lcu.store import (
     BEFORE,
     CELL,
@@ -37,7 +33,6 @@ from lcu.store import (
     LAND_COVER,
     POSTERIOR,
     PREVIOUS,
-    PROBABILITY,
     Piece,
     Shard,
 )
@@ -45,16 +40,8 @@ from lcu.years import posterior_of_years
 
 log = logging.getLogger(__name__)
 
-KIND = "consistent"
-
 # Side of the block that a rank decides at once, without its halo.
 BLOCK = 256
-
-# Cells that the chain is estimated from, at most: a million pixels.
-CELLS = 256
-
-# Pixels of these cells, at most, from which it is learned how alike the years of a place are.
-PIXELS = 32768
 
 # Arrays [year, class, y, x] of float32 that a rank holds at once while it decodes, and the interpreter with its
 # libraries in bytes: measured.
@@ -63,256 +50,6 @@ SERIES_COPIES = 6  # of all series of a block, in uint16
 LIBRARIES = 700 << 20
 
 Written = dict[store.Dataset, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where the evidence comes from.
-
-    Attributes
-    ----------
-    marks : dict
-        (tile, year) -> fingerprint of the probabilities.
-    """
-
-    config: Config
-    composites: Composites
-    marks: dict[tuple[str, int], str]
-
-    @property
-    def tiles(self) -> dict[str, Tile]:
-        """The tiles by name."""
-        return self.composites.tiles
-
-    @property
-    def looks_alike(self) -> bool:
-        """Whether series of successive years are compared."""
-        classify = self.config.classify
-        return classify.likeness and classify.years == "hmm" and len(self.years) > 1
-
-    @cached_property
-    def years(self) -> list[int]:
-        """The mapped years, ascending."""
-        return sorted(self.config.archive.years)
-
-    @cached_property
-    def votes_of(self) -> list[int]:
-        """The year of each vote, ascending: the mapped ones and, where it is used, the old map's before its like."""
-        extra = [self.config.sample.old_map_year] if self.config.classify.old_map else []
-        return sorted([*self.years, *extra])
-
-    @cached_property
-    def mapped(self) -> list[int]:
-        """Positions of the mapped years among the votes."""
-        if not self.config.classify.old_map:
-            return list(range(len(self.years)))
-        old = self.votes_of.index(self.config.sample.old_map_year)
-        return [position for position in range(len(self.votes_of)) if position != old]
-
-    @cached_property
-    def neighbours(self) -> dict[str, list[str]]:
-        """The tiles that overlap each tile."""
-        return {tile: overlap.neighbours(self.tiles, tile) for tile in self.tiles}
-
-    @cached_property
-    def _old(self) -> OldMap:
-        return OldMap(self.config.sample, list(self.tiles.values()))
-
-    @cached_property
-    def mark(self) -> str:
-        """The fingerprint of everything that the chain and the maps follow from."""
-        keys = self.config.table()["classify"]
-        old = (
-            [store.file_fingerprint(path) for path in files(self.config.sample, self.tiles)]
-            + [self.votes_of, self.config.sample.nomenclature]
-            if self.config.classify.old_map
-            else []
-        )
-        legend = self.config.legend
-        return store.fingerprint(
-            "consistent 2", keys, old, sorted(self.marks.items()), legend.values.tolist(),
-            legend.transition_matrix().tolist(), self.config.changes,
-        )  # fmt: skip
-
-    def written(self, tile: str, year: int, block: Block) -> np.ndarray:
-        """Read a tile's own probabilities as they are written, uint8 [class, y, x]."""
-        return store.read_block(
-            self.config.directory, "probabilities", self.tiles[tile], year, self.config.classify.shard,
-            self.marks[tile, year], PROBABILITY, block,
-        )  # fmt: skip
-
-    def probability(self, tile: str, block: Block) -> np.ndarray:
-        """Read the probabilities of all mapped years: of all tiles that lie there, smoothed.
-
-        Returns
-        -------
-        ndarray[year, class, y, x], float32
-            0..1; NaN where no tile has a clear observation in the year.
-        """
-        grid = self.tiles[tile].grid
-        wide = block.grown(smooth.REACH, grid) if self.config.classify.smooth != "none" else block
-        others = [
-            found
-            for name in self.neighbours[tile]
-            if (found := overlap.sample(name, self.tiles[name].grid, grid, wide)) is not None
-        ]
-        years = []
-        for year in self.years:
-            parts = [(self.written(tile, year, wide), overlap.own_weight(grid, wide))]
-            for other in others:
-                theirs = self.written(other.tile, year, other.block)
-                parts.append((other.take(theirs), other.weight))
-            own = overlap.combine(parts)
-            if self.config.classify.smooth != "none":
-                own = smooth.bilateral(own)
-            years.append(own[(slice(None), *block.inside(wide))])
-        return np.stack(years)
-
-    def series(self, tile: str, block: Block) -> np.ndarray:
-        """Read the gap-filled series of each mapped year, uint16 [year, feature, y, x]: time and band in one axis."""
-        filled = fill_gaps(self.composites.read(tile, block), self.composites.days)[0]
-        periods = self.composites.periods
-        own = [
-            filled[[number for number, period in enumerate(periods) if period.start.year == year]]
-            for year in self.years
-        ]
-        return np.stack(own).reshape(len(own), -1, *filled.shape[2:])
-
-    def votes(self, tile: str, block: Block, probability: np.ndarray) -> np.ndarray:
-        """Return the votes of all years, and of the old map, float32 [year, vote, y, x]."""
-        cast = evidence.votes(probability)
-        if not self.config.classify.old_map:
-            return cast
-        legend = self.config.legend
-        codes, _ = self._old.read(tile, self.tiles[tile].grid.part(block))
-        values = legend.reclass(codes, self.config.sample.nomenclature)
-        old = evidence.votes_of_map(legend.index_of(values), len(legend.classes))
-        return np.insert(cast, self.votes_of.index(self.config.sample.old_map_year), old, axis=0)
-
-
-# --- estimating -----------------------------------------------------------------------------------
-
-
-def training_cells(tiles: dict[str, Tile]) -> list[tuple[str, Block]]:
-    """Return cells that are spread evenly over all tiles, at most `CELLS`."""
-    cells = [(name, cell) for name, tile in tiles.items() for cell in tile.grid.blocks(CELL)]
-    count = min(CELLS, len(cells))
-    return [cells[(2 * number + 1) * len(cells) // (2 * count)] for number in range(count)]
-
-
-def estimate(source: Source, comm: MPI.Comm) -> dict[str, Any]:
-    """Estimate the chain, or the limits of CLC+'s rule, over all tiles; the same on any number of ranks."""
-    found = on_root(comm, "looking for the chain", _known, source)
-    if found is not None:
-        return found
-    with together(comm, "reading the cells that the chain is estimated from"):
-        own = [
-            _read_cell(source, *item)
-            for item in mine(list(enumerate(training_cells(source.tiles))), comm)
-        ]
-    work = _estimate_chain if source.config.classify.years == "hmm" else _estimate_limits
-    about = work(source, comm, own) | {"fingerprint": source.mark}
-    path = source.config.directory / KIND / "chain.json"
-    on_root(comm, "writing the chain", store.write_json, path, about)
-    return about
-
-
-def _known(source: Source) -> dict[str, Any] | None:
-    path = source.config.directory / KIND / "chain.json"
-    if not path.exists():
-        return None
-    about = store.read_json(path, "classify")
-    return about if about["fingerprint"] == source.mark else None
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What is kept of a cell that the chain is estimated from: as bytes, for all of them wait at once.
-
-    Attributes
-    ----------
-    number : int
-        Its place among all.
-    written : ndarray, uint8
-        Votes [year, vote, y, x], or probabilities [year, class, y, x] for the rule of CLC+, x 250; the quantised
-        numbers are as good (docs/consistency.md).
-    series : ndarray[year, feature, pixel], uint16; pixels : ndarray[pixel]
-        Of some of its pixels, and where they are in the cell; nothing where series are not compared.
-    """
-
-    number: int
-    written: np.ndarray
-    series: np.ndarray | None
-    pixels: np.ndarray
-
-    @property
-    def votes(self) -> np.ndarray:
-        """The votes as float32 [year, vote, y, x]."""
-        return self.written / np.float32(SCALE)
-
-
-def _read_cell(source: Source, number: int, place: tuple[str, Block]) -> Cell:
-    probability = source.probability(*place)
-    if source.config.classify.years == "hmm":
-        written = quantise(source.votes(*place, probability))
-    else:
-        known = quantise(np.nan_to_num(probability))
-        written = np.where(np.isnan(probability), np.uint8(NODATA), known)
-    size = written.shape[2] * written.shape[3]
-    pixels = np.random.default_rng(number).permutation(size)[: -(-PIXELS // CELLS)]
-    series = None
-    if source.looks_alike:
-        whole = source.series(*place)
-        series = whole.reshape(*whole.shape[:2], -1)[..., pixels]
-    return Cell(number, written, series, pixels)
-
-
-def _estimate_chain(source: Source, comm: MPI.Comm, own: list[Cell]) -> dict[str, Any]:
-    def add(counts: np.ndarray) -> np.ndarray:
-        total = np.empty_like(counts)
-        comm.Allreduce(counts, total)
-        return total
-
-    prior = source.config.legend.transition_matrix()
-    chain = evidence.estimate(
-        lambda: (cell.votes for cell in own), source.votes_of, source.mapped, prior, add
-    )
-    about = {"years": source.votes_of, "step": chain.step.tolist(), "errors": chain.errors.tolist()}
-    if source.looks_alike:
-        about["likeness"] = _estimate_likeness(source, comm, own, chain)
-    return about
-
-
-def _estimate_likeness(
-    source: Source, comm: MPI.Comm, own: list[Cell], chain: evidence.Chain
-) -> dict[str, Any] | None:
-    """Learn from some pixels, with the classes that the chain gives them, how alike the years of a place are."""
-    rows = []
-    for cell in own:
-        cast = cell.votes.reshape(*cell.written.shape[:2], -1)[..., cell.pixels]
-        label = evidence.decode(cast[:, :, None], chain)[source.mapped, 0]
-        rows.append((cell.number, cell.series, label))
-    gathered = comm.gather(rows)
-    return on_root(comm, "learning how alike years are", _fit_likeness, source, gathered)
-
-
-def _fit_likeness(
-    source: Source, gathered: list[list[tuple[int, np.ndarray, np.ndarray]]] | None
-) -> dict[str, Any] | None:
-    cells = sorted((cell for part in gathered or [] for cell in part), key=lambda cell: cell[0])
-    series, label = (np.concatenate([cell[at] for cell in cells], axis=-1) for at in (1, 2))
-    found = likeness.fit(series, label, len(source.config.legend.classes))
-    return None if found is None else found.plain()
-
-
-def _estimate_limits(source: Source, comm: MPI.Comm, own: list[Cell]) -> dict[str, Any]:
-    classes = len(source.config.legend.classes)
-    counts = np.zeros((classes, classes, clcplus.BINS), np.int64)
-    for cell in own:
-        counts += clcplus.count_distances(evidence.as_probability(cell.written))
-    comm.Allreduce(MPI.IN_PLACE, counts)
-    limits = clcplus.thresholds(counts, source.config.classify.percentile)
-    return {"years": source.years, "limits": limits.tolist()}
 
 
 # --- deciding -------------------------------------------------------------------------------------
@@ -347,7 +84,7 @@ def read(source: Source, tile: str, block: Block) -> Given:
     wide = block.grown(unit.halo(unit_pixels(source.config, source.tiles[tile])), grid)
     probability = source.probability(tile, wide)
     cast = source.votes(tile, wide, probability) if source.config.classify.years == "hmm" else None
-    series = source.series(tile, wide) if source.looks_alike else None
+    series = source.series(tile, wide) if source.config.compares_years else None
     alone = {year: source.written(tile, year, block) for year in source.years}
     return Given(wide, probability, cast, series, alone)
 
@@ -387,7 +124,7 @@ def stays(source: Source, about: dict[str, Any], given: Given) -> np.ndarray | N
 
     Nothing is compared with the old map: 1 there. None where no series are.
     """
-    if not source.looks_alike or about["likeness"] is None:
+    if not source.config.compares_years or about["likeness"] is None:
         return None
     known = Likeness.from_plain(about["likeness"])
     held = np.ones((len(source.votes_of) - 1, *given.votes.shape[2:]), np.float32)
@@ -560,7 +297,7 @@ def memory(config: Config, tiles: dict[str, Tile], ranks: int, block: int) -> in
         size = min(config.classify.shard, max(tile.grid.height, tile.grid.width))
         kept = -(-(size**2) // ranks) + block**2
         decoding = COPIES * 4 * years * classes * high * wide
-        if config.classify.likeness:
+        if config.compares_years:
             series = 2 * len(config.periods) * len(config.composite.bands)
             decoding += SERIES_COPIES * series * high * wide
         most = max(most, decoding + kept * years * (classes + 5))

@@ -19,6 +19,7 @@ from lcu import deadline, store
 from lcu.classify import consistency
 from lcu.classify.ahead import ahead
 from lcu.classify.maps import confidence, land_cover, quantise
+from lcu.classify.source import KIND, Source
 from lcu.composite import Composites, fill_gaps
 from lcu.config import Config
 from lcu.grid import Block, Tile, split
@@ -67,7 +68,7 @@ class Maps:
         marks = marks_of(config, composites, model)
         consistent = None
         if config.classify.years != "none":
-            consistent = consistency.Source(config, composites, marks).mark
+            consistent = Source(config, composites, marks).mark
         return cls(
             config.directory, composites.tiles, config.legend, config.classify.shard, marks, consistent
         )  # fmt: skip
@@ -123,7 +124,7 @@ class Maps:
 
     def _read(self, tile: str, year: int, block: Block, dataset: store.Dataset) -> np.ndarray:
         of_year = dataset in (PROBABILITY, OBSERVATIONS)
-        kind = "probabilities" if of_year else consistency.KIND
+        kind = "probabilities" if of_year else KIND
         mark = self.marks[tile, year] if of_year else self.consistent
         return store.read_block(
             self.directory, kind, self.tiles[tile], year, self.shard, mark, dataset, block
@@ -187,7 +188,7 @@ def run(config: Config, comm: MPI.Comm, report: Any) -> str:
     said = f"{pixels / 1e6:.1f} million pixels classified"
     if size is None:
         return said
-    source = consistency.Source(config, composites, marks)
+    source = Source(config, composites, marks)
     return f"{said}, {consistency.run(source, comm, size, report)}"
 
 
@@ -235,7 +236,8 @@ def _make_shards(
     marks: dict[tuple[str, int], str],
 ) -> None:
     parts = list(split(block, BLOCK))
-    owner = share([part.height * part.width for part in parts], group.size)
+    # A cell costs what a whole one does, also where the block cuts it off.
+    owner = share([-(-part.height // CELL) * -(-part.width // CELL) for part in parts], group.size)
     results: dict[Block, dict[int, Layers]] = {}
     with together(group, f"classifying {tile} at row {block.row}, column {block.col}"):
         own = [part for part, rank in zip(parts, owner, strict=True) if rank == group.rank]

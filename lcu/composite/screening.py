@@ -27,7 +27,7 @@ from lcu.composite.work import SQUARE_BYTES, Work
 from lcu.config import Config
 from lcu.disk import SharedArray
 from lcu.grid import Block, Grid, Tile, day_number, split
-from lcu.ranks import on_root
+from lcu.ranks import meet, on_root
 
 # SCL's value for what it could not classify: what a mask is where there is none.
 UNCLASSIFIED = 7
@@ -108,7 +108,7 @@ class Screening:
 
     def compare(self) -> None:
         """Make the masks of this rank's share of squares; a collective call."""
-        self._group.Barrier()
+        meet(self._group)
         pixel = self.grid.resolution
         reach = {
             "cloud_buffer": self._config.composite.cloud_buffer / pixel,
@@ -123,7 +123,7 @@ class Screening:
             clear = self._compared(around, reach)
             for layer, mask in enumerate(clear):
                 self._clear.write(layer, square, mask[square.inside(around)])
-        self._group.Barrier()
+        meet(self._group)
 
     def _compared(self, block: Block, reach: dict[str, Any]) -> np.ndarray:
         shape = (len(self.items), block.height, block.width)

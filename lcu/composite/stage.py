@@ -19,6 +19,7 @@ from mpi4py import MPI
 
 from lcu import acquisition, deadline, store
 from lcu.acquisition import Acquisition, AcquisitionError, Tiles
+from lcu.clock import spending
 from lcu.composite import work as sharing
 from lcu.composite.composites import (
     configuration_mark,
@@ -267,7 +268,9 @@ def _make_shard(
             waiting = _compute(work, group.rank, reader, screening, parts, scratch, tick)
             acquisition.close_all()
         computed = time.process_time()
-        if not any(group.allgather(bool(reader.bad))):
+        with spending("waiting"):
+            bad = any(group.allgather(bool(reader.bad)))
+        if not bad:
             write_shard(config, group, work, parts, waiting, scratch)
             deadline.made()
     if screening:

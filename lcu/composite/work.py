@@ -7,6 +7,7 @@ in which every JP2 tile is decoded once; a span is cut in two only to fill the r
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -171,17 +172,23 @@ def stripes(config: Config, work: Work, ranks: int) -> list[tuple[int, Block]]:
     """Return the parts in which a shard is written, one a rank in each round: (index of block, part).
 
     A part lies in one block and is made of whole cells, at least one, so that all parts of a round
-    take `ROUND_BYTES` at most, or are one cell each.
+    take `ROUND_BYTES` at most, or are one cell each. The parts of a row are as wide as each other, to a cell:
+    ranks wait in every round for the one that compresses most.
     """
     a_cell = CELL * CELL * series_bytes(config, work.shard.year)
-    across = max(1, ROUND_BYTES // (ranks * a_cell)) * CELL
-    return [
-        (index, Block(row, col, min(CELL, bottom - row), min(across, right - col)))
-        for index, block in enumerate(work.blocks)
-        for bottom, right in [(block.row + block.height, block.col + block.width)]
-        for row in range(block.row, bottom, CELL)
-        for col in range(block.col, right, across)
-    ]
+    most = max(1, ROUND_BYTES // (ranks * a_cell))
+    parts = []
+    for index, block in enumerate(work.blocks):
+        bottom, right = block.row + block.height, block.col + block.width
+        cells = -(-block.width // CELL)
+        count = -(-cells // most)
+        edges = [block.col + cells * part // count * CELL for part in range(count)] + [right]
+        parts += [
+            (index, Block(row, start, min(CELL, bottom - row), end - start))
+            for row in range(block.row, bottom, CELL)
+            for start, end in itertools.pairwise(edges)
+        ]
+    return parts
 
 
 def series_bytes(config: Config, year: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from datetime import timedelta
 
 import torch
@@ -19,6 +20,9 @@ from lcu.ranks import together
 
 # A rank that waits longer than this for another is stuck: the others are dead or deadlocked.
 PATIENCE = timedelta(minutes=10)
+
+# Seconds between two looks whether a sum of small tensors is there.
+PAUSE = 1e-5
 
 Tensor = torch.Tensor
 
@@ -120,9 +124,21 @@ class Horovod(Distribution):
             )  # fmt: skip
         self._hvd = hvd
         self._compression = getattr(hvd.Compression, compression)
+        self._comm = comm.Dup()
 
     def sum(self, values: Tensor) -> Tensor:
-        """Return the sum of the ranks' tensors."""
+        """Return the sum of the ranks' tensors.
+
+        On CPUs by MPI itself: whoever asks waits for the answer, four times for each batch normalisation, and
+        Horovod would begin each of them with its next cycle only. It is waited for asleep: Horovod's thread
+        shares the core, and MPI would keep it busy.
+        """
+        if values.device.type == "cpu":
+            total = values.detach().clone(memory_format=torch.contiguous_format)
+            request = self._comm.Iallreduce(MPI.IN_PLACE, total.numpy())
+            while not request.Test():
+                time.sleep(PAUSE)
+            return total
         # Named by what it is: nothing else of that name is under way, and Horovod remembers names.
         name = f"sum.{values.dtype}.{tuple(values.shape)}"
         return self._hvd.allreduce(values.contiguous(), op=self._hvd.Sum, name=name)
@@ -150,6 +166,10 @@ class Horovod(Distribution):
         """Take a step; the gradients were waited for."""
         with optimiser.skip_synchronize():
             optimiser.step()
+
+    def close(self) -> None:
+        """Give back the communicator; Horovod itself stays up for the next training."""
+        self._comm.Free()
 
 
 def choose(wanted: str, comm: MPI.Comm) -> str:

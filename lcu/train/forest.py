@@ -1,4 +1,4 @@
-"""Random forest on the features of one year (Breiman 2001): scikit-learn's, predicted in torch."""
+"""Random forest on the features of one year (Breiman 2001): scikit-learn's, predicted by a kernel."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from sklearn.ensemble import RandomForestClassifier
 
+from lcu._forest import add_leaves
 from lcu.train.svm import Data, Tensors
 
 
@@ -52,13 +53,15 @@ def _children(children: np.ndarray, root: int) -> np.ndarray:
 def predict(model: Tensors, values: torch.Tensor) -> torch.Tensor:
     """Return class probabilities, float32 [sample, class], of features float32 [sample, feature].
 
-    The mean of the trees' leaves; all trees and samples go down a level at once.
+    The mean of the trees' leaves, added in the order of the trees.
     """
-    node = model["roots"].expand(len(values), -1)
-    for _ in range(int(model["depth"])):
-        goes_left = values.gather(1, model["feature"][node]) <= model["threshold"][node]
-        node = torch.where(goes_left, model["left"][node], model["right"][node])
-    total = torch.zeros(len(values), model["probability"].shape[1])
-    for tree in range(node.shape[1]):
-        total += model["probability"][node[:, tree]]
-    return total / node.shape[1]
+    total = np.zeros((len(values), model["probability"].shape[1]), np.float32)
+    places = (
+        model[name].numpy().astype(np.int32) for name in ("roots", "feature", "left", "right")
+    )
+    roots, feature, left, right = places
+    add_leaves(
+        np.ascontiguousarray(values.numpy()), roots, feature, model["threshold"].numpy(), left, right,
+        model["probability"].numpy(), total,
+    )  # fmt: skip
+    return torch.from_numpy(total) / len(roots)

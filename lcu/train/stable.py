@@ -81,8 +81,9 @@ def stable_samples(
     """
     composites = on_root(comm, "opening the composites", Composites.open, config)
     mark = store.fingerprint(
-        "stable 3", samples.fingerprint, first.fingerprint, first.about["tensors"], POOL, MORE
-    )
+        "stable 3", samples.fingerprint, first.fingerprint, first.about["tensors"], POOL, MORE,
+        config.compares_years,
+    )  # fmt: skip
     path = sampling.path_of(config.directory, NAME)
     if not on_root(comm, "looking for stable samples", store.is_whole, path, mark):
         tiles = list(composites.tiles.values())
@@ -255,7 +256,7 @@ def _compared(
     config: Config, comm: MPI.Comm, batches: Sequence[Batch], found: np.ndarray
 ) -> Likeness | None:
     """Learn how alike the years of a place are, from some batches and their class indices [pixel, year]."""
-    if len(config.archive.years) < 2 or not config.classify.likeness:
+    if not config.compares_years:
         return None
     few = [(one.rows, one.series) for one in batches if one.rows[0] // BATCH < COMPARED]
     gathered = comm.gather(few)
