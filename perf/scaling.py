@@ -267,7 +267,10 @@ def main() -> None:
         "--size", type=int, default=1024, help="side of the landscape; weak: of one rank's"
     )
     parser.add_argument("--samples", type=int, default=300, help="samples of a class")
-    parser.add_argument("--launch", default="mpirun -q -n {ranks}", help="how ranks are started")
+    # A core a rank, as on a cluster: the thread that reads ahead would have another one all for itself.
+    parser.add_argument(
+        "--launch", default="mpirun -q --bind-to core -n {ranks}", help="how ranks are started"
+    )
     parser.add_argument("--folder", type=Path, default=ARCHIVES, help="where archives and runs go")
     parser.add_argument("--results", type=Path, default=TABLE, help="CSV file to append to")
     options = parser.parse_args()
