@@ -622,6 +622,15 @@ class Config:
         return legend.load(self.sample.legend)
 
     @property
+    def positions_by_year(self) -> dict[int, list[int]]:
+        """Mapped year -> the positions of the periods of the calendar year among all of the run."""
+        periods = list(enumerate(self.periods))
+        return {
+            year: [position for position, period in periods if period.start.year == year]
+            for year in self.archive.years
+        }
+
+    @property
     def compares_years(self) -> bool:
         """Whether the choice over years looks at how alike the series of successive years are."""
         keys = self.classify

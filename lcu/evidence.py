@@ -58,6 +58,23 @@ class Chain:
         return transitions_over(self.step, self.years)
 
 
+def years_of_votes(years: Sequence[int], map_year: int | None) -> tuple[list[int], list[int]]:
+    """Return the year of each vote, ascending, an old map's before its like, and the positions of the mapped years.
+
+    Parameters
+    ----------
+    years : sequence of int
+        The mapped years, ascending.
+    map_year : int or None
+        The old map's, where it votes.
+    """
+    if map_year is None:
+        return list(years), list(range(len(years)))
+    everything = sorted([*years, map_year])
+    old = everything.index(map_year)
+    return everything, [position for position in range(len(everything)) if position != old]
+
+
 def transitions_over(step: np.ndarray, years: Sequence[int]) -> np.ndarray:
     """Return the transitions between years that lie some years apart, [year - 1, from, to]."""
     if len(years) == 1:

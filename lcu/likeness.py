@@ -14,6 +14,7 @@ so often do such values occur when they are counted, over pairs of the same plac
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -125,6 +126,15 @@ def fit(series: np.ndarray, label: np.ndarray, classes: int) -> Likeness | None:
     for number in range(classes):
         _fit_class(empty, number, values, label == number)
     return empty
+
+
+def fit_parts(
+    gathered: Sequence[Sequence[tuple[int, np.ndarray, np.ndarray]]] | None, classes: int
+) -> Likeness | None:
+    """Do as `fit` with parts that ranks sent: (number, series, label) each, in the order of their numbers."""
+    parts = sorted((part for sent in gathered or [] for part in sent), key=lambda part: part[0])
+    series, label = (np.concatenate([part[at] for part in parts], axis=-1) for at in (1, 2))
+    return fit(series, label, classes)
 
 
 def _fit_class(found: Likeness, number: int, values: np.ndarray, own: np.ndarray) -> None:

@@ -124,16 +124,10 @@ def _estimate_likeness(
         cast = cell.votes.reshape(*cell.written.shape[:2], -1)[..., cell.pixels]
         label = evidence.decode(cast[:, :, None], chain)[source.mapped, 0]
         rows.append((cell.number, cell.series, label))
-    gathered = comm.gather(rows)
-    return on_root(comm, "learning how alike years are", _fit_likeness, source, gathered)
-
-
-def _fit_likeness(
-    source: Source, gathered: list[list[tuple[int, np.ndarray, np.ndarray]]] | None
-) -> dict[str, Any] | None:
-    cells = sorted((cell for part in gathered or [] for cell in part), key=lambda cell: cell[0])
-    series, label = (np.concatenate([cell[at] for cell in cells], axis=-1) for at in (1, 2))
-    found = likeness.fit(series, label, len(source.config.legend.classes))
+    classes = len(source.config.legend.classes)
+    found = on_root(
+        comm, "learning how alike years are", likeness.fit_parts, comm.gather(rows), classes
+    )  # fmt: skip
     return None if found is None else found.plain()
 
 

@@ -39,24 +39,25 @@ class Source:
         """The tiles by name."""
         return self.composites.tiles
 
-    @cached_property
+    @property
     def years(self) -> list[int]:
         """The mapped years, ascending."""
-        return sorted(self.config.archive.years)
+        return list(self.config.archive.years)
 
     @cached_property
+    def _votes(self) -> tuple[list[int], list[int]]:
+        old = self.config.sample.old_map_year if self.config.classify.old_map else None
+        return evidence.years_of_votes(self.years, old)
+
+    @property
     def votes_of(self) -> list[int]:
         """The year of each vote, ascending: the mapped ones and, where it is used, the old map's before its like."""
-        extra = [self.config.sample.old_map_year] if self.config.classify.old_map else []
-        return sorted([*self.years, *extra])
+        return self._votes[0]
 
-    @cached_property
+    @property
     def mapped(self) -> list[int]:
         """Positions of the mapped years among the votes."""
-        if not self.config.classify.old_map:
-            return list(range(len(self.years)))
-        old = self.votes_of.index(self.config.sample.old_map_year)
-        return [position for position in range(len(self.votes_of)) if position != old]
+        return self._votes[1]
 
     @cached_property
     def neighbours(self) -> dict[str, list[str]]:
@@ -126,11 +127,7 @@ class Source:
         if pixels is not None:
             written = written.reshape(*written.shape[:2], 1, -1)[..., pixels]
         filled = fill_gaps(written, self.composites.days)[0]
-        periods = self.composites.periods
-        own = [
-            filled[[number for number, period in enumerate(periods) if period.start.year == year]]
-            for year in self.years
-        ]
+        own = [filled[positions] for positions in self.config.positions_by_year.values()]
         return np.stack(own).reshape(len(own), -1, *filled.shape[2:])
 
     def votes(self, tile: str, block: Block, probability: np.ndarray) -> np.ndarray:

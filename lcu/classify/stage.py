@@ -279,10 +279,9 @@ def classify_block(
     read = config.archive.years if model.carries else years
     predicted = predict_cells(model, Cut.of(config, read), series, count, composites.days)
     never = ~count.any(axis=0)
-    results = {}
+    results, positions = {}, config.positions_by_year
     for year in years:
-        own = [index for index, period in enumerate(config.periods) if period.start.year == year]
-        observations = count[own].sum(axis=0, dtype=np.uint16)
+        observations = count[positions[year]].sum(axis=0, dtype=np.uint16)
         probability = predicted[read.index(year)]
         probability[:, observations == 0] = NODATA
         probability[:, never] = OUTSIDE

@@ -281,7 +281,7 @@ def write(
         own = drawn.take(np.arange(start, end))
         patched = config.train.reads_patches
         series, count, patch = read_series(composites, tiles, own, with_patches=patched)
-    labels = _labels(config, composites, own, count)
+    labels = _labels(config, own, count)
     if label is not None:
         labels = np.where(labels == NODATA, labels, label[start:end])
     columns = {
@@ -306,16 +306,11 @@ def write(
     store.finish(file, path, comm, mark)
 
 
-def _labels(
-    config: Config, composites: Composites, own: Candidates, count: np.ndarray
-) -> np.ndarray:
+def _labels(config: Config, own: Candidates, count: np.ndarray) -> np.ndarray:
     """Return the label of each mapped year, uint8 [sample, year]; 255 where it was not observed."""
     value = config.legend.values[own.index]
     labels = np.full((len(own), len(config.archive.years)), NODATA, np.uint8)
-    for position, year in enumerate(config.archive.years):
-        inside = [
-            index for index, period in enumerate(composites.periods) if period.start.year == year
-        ]
+    for position, (year, inside) in enumerate(config.positions_by_year.items()):
         if year in sampled_years(config):
             labels[:, position] = np.where(count[:, inside].any(axis=1), value, NODATA)
     return labels

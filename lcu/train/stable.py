@@ -41,7 +41,7 @@ MORE = 2
 # Pixels that are mapped at once: always as many, so that no bit depends on how they are dealt out.
 BATCH = CELL * CELL
 
-# Batches of each rank's share that tell how alike the years of a place are, over all ranks.
+# Batches, of all ranks together, that tell how alike the years of a place are.
 COMPARED = 8
 
 # Years that a pixel must have a label in.
@@ -183,7 +183,9 @@ def _labels(
     shape = len(pool), len(config.archive.years), len(config.legend.classes)
     probability = _assembled(comm, [(one.rows, one.probability) for one in batches], shape)
     with together(comm, "choosing the classes of pixels that may be stable"):
-        years, mapped = votes_of(config)
+        years, mapped = evidence.years_of_votes(
+            config.archive.years, config.sample.old_map_year
+        )  # fmt: skip
         cast = votes(probability, pool.index, years, mapped)
         chain = evidence.estimate(lambda: [cast], years, mapped, config.legend.transition_matrix())
         found = evidence.decode(cast, chain)[mapped, 0].T
@@ -209,7 +211,7 @@ def _mapped(
     looked_at = series if patch is None else patch
     probability, seen = yearly_probability(config, model, looked_at, count, composites.days)
     filled = fill_series(series, composites.days)
-    of_year = np.stack([filled[:, own] for own in positions_by_year(config)])
+    of_year = np.stack([filled[:, own] for own in config.positions_by_year.values()])
     features = of_year.reshape(*of_year.shape[:2], -1).transpose(0, 2, 1)
     return Batch(rows, np.where(seen[..., None], probability, np.float32(np.nan)), features)
 
@@ -224,14 +226,6 @@ def _assembled(
     return out
 
 
-def votes_of(config: Config) -> tuple[list[int], list[int]]:
-    """Return the year of each vote, the old map's before its like, and the positions of the mapped years."""
-    years = sorted(config.archive.years)
-    all_years = sorted([*years, config.sample.old_map_year])
-    old = all_years.index(config.sample.old_map_year)
-    return all_years, [position for position in range(len(all_years)) if position != old]
-
-
 def votes(
     probability: np.ndarray, index: np.ndarray, years: Sequence[int], mapped: Sequence[int]
 ) -> np.ndarray:
@@ -244,7 +238,7 @@ def votes(
     index : ndarray[pixel], uint8
         Class index in the old map.
     years, mapped
-        As `votes_of` returns them.
+        As `years_of_votes` returns them.
     """
     cast = evidence.votes(np.ascontiguousarray(probability.transpose(1, 2, 0))[:, :, None])
     old = next(position for position in range(len(years)) if position not in mapped)
@@ -258,19 +252,15 @@ def _compared(
     """Learn how alike the years of a place are, from some batches and their class indices [pixel, year]."""
     if not config.compares_years:
         return None
-    few = [(one.rows, one.series) for one in batches if one.rows[0] // BATCH < COMPARED]
-    gathered = comm.gather(few)
-    parts = sorted(
-        (part for parts in gathered or [] for part in parts), key=lambda part: part[0][0]
-    )
-    return on_root(comm, "learning how alike years are", _fit, config, parts, found)
-
-
-def _fit(
-    config: Config, parts: Sequence[tuple[np.ndarray, np.ndarray]], found: np.ndarray
-) -> Likeness | None:
-    rows, series = (np.concatenate([part[at] for part in parts], axis=-1) for at in (0, 1))
-    return likeness.fit(series, found[rows].T, len(config.legend.classes))
+    few = [
+        (int(one.rows[0]), one.series, found[one.rows].T)
+        for one in batches
+        if one.rows[0] // BATCH < COMPARED
+    ]
+    classes = len(config.legend.classes)
+    return on_root(
+        comm, "learning how alike years are", likeness.fit_parts, comm.gather(few), classes
+    )  # fmt: skip
 
 
 def yearly_probability(
@@ -300,16 +290,8 @@ def yearly_probability(
         counted = np.zeros((BATCH, count.shape[1]), count.dtype)
         counted[: len(count)] = count
     probability = cut.of_years(model.predict(cut.years, cut.windows(padded, counted, days[None])))
-    seen = [count[:, own].any(axis=1) for own in positions_by_year(config)]
+    seen = [count[:, own].any(axis=1) for own in config.positions_by_year.values()]
     return probability[: len(series)], np.stack(seen, axis=1)
-
-
-def positions_by_year(config: Config) -> list[list[int]]:
-    """Return the positions of the periods of each mapped calendar year."""
-    return [
-        [position for position, period in enumerate(config.periods) if period.start.year == year]
-        for year in config.archive.years
-    ]
 
 
 def class_values(
