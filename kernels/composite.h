@@ -744,6 +744,55 @@ void lcu_fill_row(const uint16_t *reflectance, const int32_t *days, uint16_t *fi
                        lcu_least(LCU_STRIP, width - x), (int32_t *)scratch);
 }
 
+/* Bytes of scratch of lcu_resample_row: for every wanted day the observations on both sides, and their days. */
+static long lcu_resample_scratch(long wanted) { return wanted * LCU_STRIP * 16; }
+
+/* Where the neighbours in time of every wanted day are, for a strip of one row: slots, -1 = none. Where a pixel has
+   none on one side, both are the one on the other side. */
+static void lcu_neighbours(const int32_t *days, const int32_t *at, long times, long wanted, long stride, long width,
+                           int32_t *before, int32_t *after, int32_t *day_before, int32_t *day_after) {
+    for (long x = 0; x < width; ++x) {
+        long last = -1, next = 0;
+        for (long want = 0; want < wanted; ++want) {
+            for (; next < times && (days[next * stride + x] == 0 || days[next * stride + x] <= at[want]); ++next)
+                if (days[next * stride + x] > 0) last = next;
+            long first = last >= 0 ? last : next < times ? next : -1;
+            long second = next < times ? next : last, place = want * LCU_STRIP + x;
+            before[place] = (int32_t)first;
+            after[place] = (int32_t)second;
+            day_before[place] = first < 0 ? 0 : days[first * stride + x];
+            day_after[place] = second < 0 ? 0 : days[second * stride + x];
+        }
+    }
+}
+
+/* Read the series of one row at wanted days; `days` [time][y][x], 0 = none, ascend in every pixel. `stride` lies between
+   two rasters of one band, so between two days of a pixel as well. */
+LCU_CLONES
+void lcu_resample_row(const uint16_t *reflectance, const int32_t *days, const int32_t *at, uint16_t *found,
+                      long times, long wanted, long bands, long stride, long width, char *scratch) {
+    int32_t *before = (int32_t *)scratch, *after = before + wanted * LCU_STRIP;
+    int32_t *day_before = after + wanted * LCU_STRIP, *day_after = day_before + wanted * LCU_STRIP;
+    int32_t first[LCU_STRIP], second[LCU_STRIP], between[LCU_STRIP];
+    for (long start = 0; start < width; start += LCU_STRIP) {
+        long strip = lcu_least(LCU_STRIP, width - start);
+        lcu_neighbours(days + start, at, times, wanted, stride, strip, before, after, day_before, day_after);
+        for (long want = 0; want < wanted; ++want) {
+            long place = want * LCU_STRIP;
+            for (long band = 0; band < bands; ++band) {
+                const uint16_t *own = reflectance + band * stride + start;
+                for (long x = 0; x < strip; ++x) {
+                    first[x] = before[place + x] < 0 ? 0 : own[before[place + x] * bands * stride + x];
+                    second[x] = after[place + x] < 0 ? 0 : own[after[place + x] * bands * stride + x];
+                }
+                lcu_between(first, second, day_before + place, day_after + place, at[want], between, strip);
+                uint16_t *out = found + (want * bands + band) * stride + start;
+                for (long x = 0; x < strip; ++x) out[x] = (uint16_t)between[x];
+            }
+        }
+    }
+}
+
 /* Columns from each pixel to the nearest set one of its row; `far` where there is none. */
 static void lcu_distance_in_row(const uint8_t *mask, int32_t *distance, long width, int32_t far) {
     int32_t steps = far;

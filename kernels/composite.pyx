@@ -38,6 +38,11 @@ cdef extern from "composite.h" nogil:
         const uint16_t* reflectance, const int32_t* days, uint16_t* filled, uint8_t* flags,
         long times, long stride, long width, char* scratch,
     )
+    long lcu_resample_scratch(long wanted)
+    void lcu_resample_row(
+        const uint16_t* reflectance, const int32_t* days, const int32_t* at, uint16_t* found,
+        long times, long wanted, long bands, long stride, long width, char* scratch,
+    )
     void lcu_distance_in_row(const uint8_t* mask, int32_t* distance, long width, int32_t far)
     void lcu_spread_row(const int32_t* distance, uint8_t* grown, long width, int32_t reach)
 
@@ -167,6 +172,29 @@ def fill_gaps(
                     &reflectance[0, band, y, 0], &days[0], &filled[0, band, y, 0], &flags[0, band, y, 0],
                     times, stride, width, scratch,
                 )
+        free(scratch)
+
+
+def resample(
+    const uint16_t[:, :, :, ::1] reflectance,  # IN   [time, band, y, x]
+    const int32_t[:, :, ::1] days,             # IN   [time, y, x], ascending in every pixel; 0 = no observation
+    const int32_t[::1] at,                     # IN   [period], ascending
+    uint16_t[:, :, :, ::1] found,              # OUT  [period, band, y, x]
+    int threads,
+):
+    """Read every series at other days: linear in time, the nearest value at the ends."""
+    cdef Py_ssize_t times = reflectance.shape[0], bands = reflectance.shape[1], width = reflectance.shape[3]
+    cdef Py_ssize_t y, stride = reflectance.shape[2] * width
+    cdef char* scratch
+    if reflectance.size == 0 or found.size == 0:
+        return
+    with nogil, parallel(num_threads=threads):
+        scratch = <char*>malloc(lcu_resample_scratch(at.shape[0]))
+        for y in prange(reflectance.shape[2], schedule="static"):
+            lcu_resample_row(
+                &reflectance[0, 0, y, 0], &days[0, y, 0], &at[0], &found[0, 0, y, 0],
+                times, at.shape[0], bands, stride, width, scratch,
+            )
         free(scratch)
 
 

@@ -217,7 +217,7 @@ class Composite:
 
     period: str = key("Length of a period, an ISO 8601 duration.", "P1M", check=_duration)
     method: str = key(
-        "How the clear observations of a period become one value.",
+        "How the clear observations of a period become one value; acquisitions: none, they are kept with their days.",
         "median",
         allowed=("median", "geometric-median", "medoid", "max-ndvi", "acquisitions"),
     )
@@ -347,7 +347,7 @@ class Train:
     members: int = key("SVMs of an svm-ensemble.", 5, check=_between(2, 100))
     trees: int = key("Trees of a random-forest.", 200, check=_between(1, 5000))
     series: str = key(
-        "Networks: gap-filled series, or as they are with a mask of what was observed.",
+        "Networks: gap-filled series, or as observed, with a mask (and with days, where method is acquisitions).",
         "filled",
         allowed=("filled", "masked"),
     )
@@ -622,6 +622,21 @@ class Config:
         return legend.load(self.sample.legend)
 
     @property
+    def own_days(self) -> bool:
+        """Whether every pixel has days of its own: acquisitions, not composites of periods."""
+        return self.composite.method == "acquisitions"
+
+    @property
+    def times(self) -> int:
+        """Length of the time axis of composites and samples."""
+        years = {period.start.year for period in self.periods}
+        return self.composite.count * len(years) if self.own_days else len(self.periods)
+
+    def window_of(self, year: int) -> list[int]:
+        """Return the positions of the periods that describe a year, margins included, among all of the run."""
+        return grid.positions_of_year(self.periods, year, self.period, self.margin)
+
+    @property
     def positions_by_year(self) -> dict[int, list[int]]:
         """Mapped year -> the positions of the periods of the calendar year among all of the run."""
         periods = list(enumerate(self.periods))
@@ -629,6 +644,24 @@ class Config:
             year: [position for position, period in periods if period.start.year == year]
             for year in self.archive.years
         }
+
+    @property
+    def times_by_year(self) -> dict[int, list[int]]:
+        """Mapped year -> the positions of the calendar year on the time axis of composites and samples."""
+        if not self.own_days:
+            return self.positions_by_year
+        years, count = sorted({period.start.year for period in self.periods}), self.composite.count
+        starts = {year: count * place for place, year in enumerate(years)}
+        return {year: [*range(starts[year], starts[year] + count)] for year in self.archive.years}
+
+    def times_of(self, year: int) -> list[int]:
+        """Return the positions on that axis of what describes a year, margins included where there are periods."""
+        return self.times_by_year[year] if self.own_days else self.window_of(year)
+
+    @property
+    def reads_days(self) -> bool:
+        """Whether the model reads observations with the days of each pixel, and not periods."""
+        return self.own_days and self.train.is_network and self.train.series == "masked"
 
     @property
     def compares_years(self) -> bool:
@@ -975,9 +1008,38 @@ def _network_mistakes(config: Config) -> list[str]:
         mistakes.append(
             "train.update: fine-tune goes on from this run's own model; leave out train.from_model and train.search"
         )
+    if config.reads_days:
+        mistakes += _days_mistakes(config)
     if train.change_penalty and not train.is_network:
         mistakes.append(
             f"train.change_penalty: only networks have a penalty, train.model is {train.model}"
+        )
+    return mistakes
+
+
+def _days_mistakes(config: Config) -> list[str]:
+    """Return what cannot be where a network reads acquisitions, with days of their own in every pixel."""
+    given = "composite.method acquisitions and train.series masked"
+    mistakes = []
+    if config.archive.margin != "P0M":
+        mistakes.append(
+            f"archive.margin: with {given} a model reads the acquisitions of calendar years, expected 'P0M', found "
+            f"{config.archive.margin!r}"
+        )
+    if config.train.reads_patches:
+        mistakes.append(
+            f"train.model: {config.train.model} compares neighbours, which have other days with {given}; choose "
+            "train.series filled or another model"
+        )
+    if config.train.change_penalty:
+        mistakes.append(
+            f"train.change_penalty: compares years period by period, which is not to be had with {given}; choose "
+            "train.series filled"
+        )
+    if config.classify.strategy == "shifted-window":
+        mistakes.append(
+            f"classify.strategy: shifted-window moves by periods, which are not read with {given}; choose train.series "
+            "filled or another strategy"
         )
     return mistakes
 

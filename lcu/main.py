@@ -211,12 +211,6 @@ STAGES = {
 
 def run(config: Config, comm: MPI.Comm, names: Sequence[str]) -> int:
     """Run stages one after the other; every one of them resumes."""
-    beyond = [name for name in names if name not in ("simulate", "retrieve", "composite")]
-    if config.composite.method == "acquisitions" and beyond:
-        raise ConfigError(
-            f"composite.method: acquisitions have days of their own in every pixel, which the stage {beyond[0]} "
-            "does not take yet; run `composite` alone, or choose a composite (median, ...)"
-        )
     most = config.train.most_ranks
     if len(names) > 1 and "train" in names and most is not None and comm.size > most:
         raise ConfigError(

@@ -22,7 +22,7 @@ import torch
 from lcu import config as configuration
 from lcu import train
 from lcu.classify.stage import classify_block, read
-from lcu.composite import Composites, fill_gaps
+from lcu.composite import Composites
 from lcu.config import Config
 from lcu.grid import Block
 from lcu.store import CELL
@@ -56,18 +56,16 @@ def windows(
     config: Config, model: Model, composites: Composites, tile: str, block: Block
 ) -> list[Windows]:
     """Return the windows of each cell of a block of whole cells."""
-    series, count = composites.read(tile, block), composites.read_count(tile, block)
-    if not model.reads_gaps:
-        series = fill_gaps(series, composites.days)[0]
+    series, days, count = read(composites, tile, block, 0)
+    given = [series, count, days] if model.reads_gaps else [composites.at_periods(series, days)]
     cut, cells = Cut.of(config, config.archive.years), []
     for row in range(0, block.height, CELL):
         for col in range(0, block.width, CELL):
             part = (..., slice(row, row + CELL), slice(col, col + CELL))
-            values, counts = (
-                np.moveaxis(of[part].reshape(*of.shape[:-2], -1), -1, 0) for of in (series, count)
-            )
             cells.append(
-                cut.windows(values, counts if model.reads_gaps else None, composites.days[None])
+                cut.windows(
+                    *(np.moveaxis(of[part].reshape(*of.shape[:-2], -1), -1, 0) for of in given)
+                )
             )
     return cells
 

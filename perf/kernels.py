@@ -76,6 +76,7 @@ BENCHMARKS = (
     Benchmark("medoid", 20, 40, ("numpy",), share=0.999),
     Benchmark("max_ndvi", 20, 40, ("numpy",)),
     Benchmark("fill_gaps", 20, 40, ("numpy",)),
+    Benchmark("resample", 20, 40, ("numpy",)),
     Benchmark("buffer_mask", 20, 40, ("scipy distance_transform_edt", "scipy binary_dilation")),
 )
 

@@ -50,6 +50,8 @@ VARIANTS = {name: (f"train.model={name}",) for name in MODELS} | {
     "lstm, state carried": ("train.model=lstm", "train.carry_state=true"),
     "lstm, masked": ("train.model=lstm", "train.series=masked"),
     "transformer, masked": ("train.model=transformer", "train.series=masked"),
+    "ltae, masked": ("train.model=ltae", "train.series=masked"),
+    "tempcnn, masked": ("train.model=tempcnn", "train.series=masked"),
     "transformer, index": ("train.model=transformer", "train.position=index"),
     "transformer, none": ("train.model=transformer", "train.position=none"),
     "ltae, index": ("train.model=ltae", "train.position=index"),
@@ -70,7 +72,7 @@ class Truth:
         held = np.unique(samples.polygon[samples.split == TEST])
         parts: list[tuple[np.ndarray, ...]] = []
         reference = RasterReference(config)
-        self.days, self.years = composites.days, reference.years
+        self.years = reference.years
         for tile in composites.tiles.values():
             whole = Block(0, 0, tile.grid.height, tile.grid.width)
             _, polygons = old.read(tile.id, tile.grid)
@@ -78,18 +80,21 @@ class Truth:
             rows, cols = np.nonzero(np.isin(polygons, held) & count.any(axis=0))
             chosen = np.random.default_rng(seed).permutation(len(rows))[:PIXELS]
             rows, cols = rows[chosen], cols[chosen]
-            around = sample.read_around(composites, tile, whole, side // 2)
+            around, days = sample.read_around(composites, tile, whole, side // 2)
+            filled = sample.patches(composites.at_periods(around, days), rows, cols, side)
             series = sample.patches(around, rows, cols, side)
             classes = [reference.values(tile, year, whole)[1][rows, cols] for year in self.years]
-            parts.append((series, count[:, rows, cols].T, np.stack(classes, 1)))
-        self.series, self.count, self.classes = map(np.concatenate, zip(*parts, strict=True))
+            inner = rows + side // 2, cols + side // 2
+            seen = count[:, rows, cols].T, days[:, *inner].T
+            parts.append((series, filled, *seen, np.stack(classes, 1)))
+        columns = map(np.concatenate, zip(*parts, strict=True))
+        self.series, self.filled, self.count, self.days, self.classes = columns
         if not len(self.series):
             raise SystemExit(
                 f"{config.directory}: seed {seed} keeps no polygon for testing; take another"
             )
         if side == 1:
-            self.series = self.series[..., 0, 0]
-        self.filled = sample.fill_series(self.series, self.days)
+            self.series, self.filled = self.series[..., 0, 0], self.filled[..., 0, 0]
 
 
 def predict(model: Model, config: Config, truth: Truth) -> tuple[np.ndarray, float]:
@@ -98,9 +103,10 @@ def predict(model: Model, config: Config, truth: Truth) -> tuple[np.ndarray, flo
     found, begun = [], time.perf_counter()
     for start in range(0, len(truth.series), 4096):
         part = slice(start, start + 4096)
-        series = truth.series[part] if model.reads_gaps else truth.filled[part]
-        count = truth.count[part] if model.reads_gaps else None
-        windows = cut.windows(series, count, truth.days[None])
+        read = [truth.filled]
+        if model.reads_gaps:
+            read = [truth.series, truth.count, truth.days]
+        windows = cut.windows(*(values[part] for values in read))
         probability = cut.of_years(model.predict(cut.years, windows))
         found.append(values[probability.argmax(-1)])
     return np.concatenate(found), truth.classes.size / (time.perf_counter() - begun)

@@ -22,6 +22,7 @@ import numpy as np
 
 RED, NIR = 2, 6  # positions of these bands
 BUFFER = 6  # pixels: 60 m, the default of the composite stage
+MONTHS = np.arange(15, 365, 30, dtype=np.int32)  # days that series are read at
 TOLERANCE = 1e-5  # length of the last step of a geometric median, in reflectance
 LEAST_SECONDS = 0.2  # what is faster than this is repeated, and the mean counts
 
@@ -41,10 +42,18 @@ def lcu(function: str, reflectance: np.ndarray, clear: np.ndarray, days: np.ndar
     if function == "fill_gaps":
         gaps = with_gaps(reflectance, clear)
         return Work(lambda: call(gaps, days)[0])
+    if function == "resample":
+        whole, own = np.maximum(reflectance, 1), own_days(clear, days)
+        return Work(lambda: call(whole, own, MONTHS))
     if function == "buffer_mask":
         return Work(lambda: call(~clear, BUFFER))
     bands = {"red": RED, "nir": NIR} if function == "max_ndvi" else {}
     return Work(lambda: call(reflectance, clear, **bands)[0])
+
+
+def own_days(clear: np.ndarray, days: np.ndarray) -> np.ndarray:
+    """Return the days of the clear observations, int32 [time, y, x]; 0 = none."""
+    return np.where(clear, np.asarray(days)[:, None, None] + 1, 0).astype(np.int32)
 
 
 def numpy(function: str, reflectance: np.ndarray, clear: np.ndarray, days: np.ndarray) -> Work:
@@ -57,6 +66,9 @@ def numpy(function: str, reflectance: np.ndarray, clear: np.ndarray, days: np.nd
     if function == "fill_gaps":
         gaps = with_gaps(reflectance, clear)
         return Work(lambda: numpy_way.fill_gaps(gaps, days))
+    if function == "resample":
+        whole, own = np.maximum(reflectance, 1), own_days(clear, days)
+        return Work(lambda: numpy_way.resample(whole, own, MONTHS))
     if function == "max_ndvi":
         return Work(lambda: numpy_way.max_ndvi(reflectance, clear, RED, NIR))
     return Work(lambda: numpy_way.medoid(reflectance, clear))

@@ -31,6 +31,17 @@ def fill_gaps(reflectance: np.ndarray, days: np.ndarray) -> tuple[np.ndarray, np
     return filled, (reflectance == 0).astype(np.uint8)
 
 
+def resample(reflectance: np.ndarray, days: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """np.interp of each pixel over the days that it has, rounded half up."""
+    found = np.zeros((len(at), *reflectance.shape[1:]), np.uint16)
+    for band, y, x in np.ndindex(*reflectance.shape[1:]):
+        there = days[:, y, x] > 0
+        if there.any():
+            exact = np.interp(at, days[there, y, x], reflectance[there, band, y, x].astype(float))
+            found[:, band, y, x] = np.floor(exact + 0.5 + 1e-9)
+    return found
+
+
 def buffer_mask(mask: np.ndarray, pixels: float) -> np.ndarray:
     """Every pixel within `pixels` of a set one, by comparing all pairs."""
     grown = np.zeros(mask.shape, bool)

@@ -12,7 +12,7 @@ from lcu.train.model import nearest
 from lcu.train.series import Cut
 from tests.test_train import model
 
-CUT = Cut((2018,), np.array([[0, 1, 2]]), np.array([1096]))
+CUT = Cut((2018,), np.array([[0, 1, 2]]), np.array([1096]), np.array([1100, 1200, 1300], np.int32))
 
 
 @given(st.integers(0, 999), st.integers(1, 6))
@@ -49,15 +49,14 @@ def test_every_written_probability_is_within_half_a_step() -> None:
 
 def test_prediction_does_not_depend_on_the_block() -> None:
     filled = np.random.default_rng(5).integers(1, 9000, (3, 4, 150, 130)).astype(np.uint16)
-    count, days = np.ones((3, 150, 130), np.uint8), np.array([1100, 1200, 1300], np.int32)
     trained = model()
-    whole = predict_cells(trained, CUT, filled, count, days)
+    whole = predict_cells(trained, CUT, filled)
     for rows, cols in (
         (slice(0, 64), slice(64, 130)),
         (slice(64, 150), slice(0, 130)),
         (slice(128, 150), slice(128, 130)),
     ):
-        part = predict_cells(trained, CUT, filled[:, :, rows, cols], count[:, rows, cols], days)
+        part = predict_cells(trained, CUT, filled[:, :, rows, cols])
         np.testing.assert_array_equal(part, whole[:, :, rows, cols])
 
 

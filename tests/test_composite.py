@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from mpi4py import MPI
 
 from lcu import config as configuration
-from lcu import main
 from lcu.acquisition import (
     Acquisition,
     Band,
@@ -367,10 +366,3 @@ def test_acquisitions_keep_the_clearest_of_each_pixel_with_its_days(
         np.testing.assert_array_equal(file["day"][()], expected_day)
         np.testing.assert_array_equal(file["reflectance"][()], values)
         np.testing.assert_array_equal(file["clear_count"][()], expected_day > 0)
-
-
-def test_stages_that_need_common_dates_refuse_acquisitions(tmp_path: Path) -> None:
-    config = configured(tmp_path, 'composite.method="acquisitions"')
-    with pytest.raises(configuration.ConfigError, match="composite.method: .* the stage sample"):
-        main.run(config, MPI.COMM_SELF, ["composite", "sample"])
-    assert not config.directory.exists()

@@ -166,6 +166,52 @@ def test_fill_gaps_kernel_takes_the_first_of_two_values_of_one_day() -> None:
     assert filled.ravel().tolist() == [100, 100, 300, 400, 500]
 
 
+def own_days(seed: int, times: int, height: int, width: int) -> np.ndarray:
+    """Return days int32 [time, y, x] that ascend in every pixel, with slots in between that have none."""
+    random = np.random.default_rng(seed)
+    days = np.cumsum(random.integers(1, 40, (times, height, width)), axis=0)
+    return np.where(random.random(days.shape) < 0.6, days, 0).astype(np.int32)
+
+
+@given(CUBES, st.integers(0, 99))
+def test_resample_kernel_matches_numpy_reference(cube: tuple, seed: int) -> None:
+    reflectance = np.maximum(cube[0], 1)
+    days = own_days(seed, len(reflectance), *reflectance.shape[2:])
+    at = np.unique(np.random.default_rng(seed).integers(-20, 250, 13))
+    found = composite.resample(reflectance, days, at)
+    np.testing.assert_array_equal(found, reference.resample(reflectance, days, at))
+    np.testing.assert_array_equal(found, composite.resample(reflectance, days, at, threads=3))
+
+
+@pytest.mark.parametrize("width", [127, 128, 300])
+def test_resample_kernel_does_not_depend_on_neighbours(width: int) -> None:
+    reflectance, days = np.maximum(cube(3, 9, 3, 2, width, 0)[0], 1), own_days(1, 9, 2, width)
+    whole = composite.resample(reflectance, days, [30, 60, 90])
+    for x in (0, width // 2, width - 1):
+        own = (..., slice(x, x + 1))
+        np.testing.assert_array_equal(
+            composite.resample(reflectance[own], days[own], [30, 60, 90]), whole[own]
+        )
+
+
+def test_resample_at_the_days_of_a_series_with_gaps_is_fill_gaps() -> None:
+    reflectance, clear = cube(5, 11, 3, 8, 70, 0.5)
+    reflectance = np.where(clear[:, None], np.maximum(reflectance, 1), 0).astype(np.uint16)
+    at = np.arange(1, 12) * 29
+    days = np.where(clear, at[:, None, None], 0)
+    expected, _ = composite.fill_gaps(reflectance, at)
+    np.testing.assert_array_equal(composite.resample(reflectance, days, at), expected)
+
+
+def test_resample_says_what_does_not_fit() -> None:
+    reflectance, days = np.ones((2, 1, 3, 3), np.uint16), np.ones((2, 3, 3), np.int32)
+    with pytest.raises(ValueError, match=r"days must be \[time, y, x\] = \(2, 3, 3\), found"):
+        composite.resample(reflectance, days[:1], [5])
+    with pytest.raises(ValueError, match="wanted must ascend"):
+        composite.resample(reflectance, days, [5, 4])
+    assert composite.resample(reflectance[..., :0], days[..., :0], [5]).shape == (1, 1, 3, 0)
+
+
 def test_fill_gaps_refuses_days_that_do_not_ascend() -> None:
     with pytest.raises(ValueError, match="ascend"):
         composite.fill_gaps(np.ones((2, 1, 1, 1), np.uint16), [5, 4])

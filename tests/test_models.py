@@ -166,10 +166,11 @@ def test_the_encoding_is_the_published_formula() -> None:
 
 
 def test_windows_hold_the_days_of_their_year_and_a_year_without_observations_is_no_gap() -> None:
-    cut = Cut((2018, 2019), np.array([[0, 1], [1, 2]]), np.array([1096, 1461]))
+    days = np.array([1100, 1460, 1500], np.int32)
+    cut = Cut((2018, 2019), np.array([[0, 1], [1, 2]]), np.array([1096, 1461]), days)
     series = np.arange(12, dtype=np.uint16).reshape(2, 3, 2)
     count = np.array([[1, 0, 0], [0, 1, 1]], np.uint8)
-    windows = cut.windows(series, count, np.array([[1100, 1460, 1500]], np.int32))
+    windows = cut.windows(series, count, np.tile(days, (2, 1)))
     assert windows.day[0].tolist() == [[4, 364], [-1, 39]]
     assert windows.observed.tolist() == [
         [[True, False], [True, True]],

@@ -34,7 +34,7 @@ def test_every_pixel_of_a_patch_is_filled_in_time_as_in_a_raster() -> None:
     raster *= random.random((6, 1, 9, 9)) > 0.5
     days = np.arange(6, dtype=np.int32) * 30
     rows, cols = np.divmod(np.arange(25), 5)
-    found = fill_series(patches(raster, rows, cols, 5), days)
+    found = fill_series(patches(raster, rows, cols, 5), np.tile(days, (25, 1)), days)
     np.testing.assert_array_equal(found, patches(fill_gaps(raster, days)[0], rows, cols, 5))
 
 

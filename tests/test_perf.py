@@ -12,7 +12,15 @@ import pytest
 
 from tests.conftest import ROOT, Mpirun, lcu
 
-KERNELS = {"median", "geometric_median", "medoid", "max_ndvi", "fill_gaps", "buffer_mask"}
+KERNELS = {
+    "median",
+    "geometric_median",
+    "medoid",
+    "max_ndvi",
+    "fill_gaps",
+    "resample",
+    "buffer_mask",
+}
 
 
 def test_every_measurement_leaves_one_whole_row(tmp_path: Path) -> None:

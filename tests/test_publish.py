@@ -561,6 +561,7 @@ def samples_of(classes, clusters):
         split=np.zeros(count, np.uint8),
         tiles=("31UFT",),
         years=(2018,),
+        middles=np.array([1100, 1130, 1160, 1190], np.int32),
         made_from=("",),
         fingerprint="",
     )

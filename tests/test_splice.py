@@ -64,7 +64,8 @@ def samples_of(config: Config) -> Samples:
         label=np.stack([label, label], axis=1), weight=1 + (number % 7).astype(np.float32),
         tile=np.zeros(COUNT, np.uint16), row=number, col=number, polygon=number // 5 + 1,
         cluster=number, split=(number // 5 % 5 // 4 * TEST).astype(np.uint8), tiles=("32TPS",),
-        years=(2018, 2019), made_from=("", ""), fingerprint="",
+        years=(2018, 2019), middles=np.array([period.middle for period in config.periods], np.int32),
+        made_from=("", ""), fingerprint="",
     )  # fmt: skip
 
 

@@ -187,6 +187,7 @@ def test_a_polygon_stays_on_its_side_of_the_split() -> None:
         split=split,
         tiles=(),
         years=(),
+        middles=np.zeros(0),
         made_from=(),
         fingerprint="",
     )

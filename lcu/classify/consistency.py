@@ -298,7 +298,8 @@ def memory(config: Config, tiles: dict[str, Tile], ranks: int, block: int) -> in
         kept = -(-(size**2) // ranks) + block**2
         decoding = COPIES * 4 * years * classes * high * wide
         if config.compares_years:
-            series = 2 * len(config.periods) * len(config.composite.bands)
+            times = len(config.periods) + config.own_days * config.times
+            series = 2 * times * (len(config.composite.bands) + 2 * config.own_days)
             decoding += SERIES_COPIES * series * high * wide
         most = max(most, decoding + kept * years * (classes + 5))
     cells = -(-len(training_cells(tiles)) // ranks)

@@ -9,7 +9,7 @@ import numpy as np
 
 from lcu import evidence, store
 from lcu.classify import overlap, smooth
-from lcu.composite import Composites, fill_gaps
+from lcu.composite import Composites
 from lcu.config import Config
 from lcu.grid import Block, Tile
 from lcu.sample import OldMap
@@ -123,10 +123,11 @@ class Source:
 
         With `pixels`, positions in the block row by row, of these only: [year, feature, 1, pixel].
         """
-        written = self.composites.read(tile, block)
+        written, days = self.composites.read(tile, block), self.composites.read_days(tile, block)
         if pixels is not None:
             written = written.reshape(*written.shape[:2], 1, -1)[..., pixels]
-        filled = fill_gaps(written, self.composites.days)[0]
+            days = days.reshape(len(days), 1, -1)[..., pixels]
+        filled = self.composites.at_periods(written, days)
         own = [filled[positions] for positions in self.config.positions_by_year.values()]
         return np.stack(own).reshape(len(own), -1, *filled.shape[2:])
 

@@ -20,7 +20,7 @@ from lcu.classify import consistency
 from lcu.classify.ahead import ahead
 from lcu.classify.maps import confidence, land_cover, quantise
 from lcu.classify.source import KIND, Source
-from lcu.composite import Composites, fill_gaps
+from lcu.composite import Composites
 from lcu.config import Config
 from lcu.grid import Block, Tile, split
 from lcu.legend import NODATA, OUTSIDE, UNCHANGED, Legend
@@ -251,18 +251,20 @@ def _make_shards(
 
 def read(
     composites: Composites, tile: str, block: Block, reach: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Read what a block is classified from.
 
     Returns
     -------
     reflectance : ndarray[time, band, y + 2 reach, x + 2 reach], uint16
         With the pixels around the block.
+    days : ndarray[time, y + 2 reach, x + 2 reach], int32
+        As `Composites.read_days` returns them.
     count : ndarray[time, y, x], uint8
         Clear observations.
     """
-    around = read_around(composites, composites.tiles[tile], block, reach)
-    return around, composites.read_count(tile, block)
+    around, days = read_around(composites, composites.tiles[tile], block, reach)
+    return around, days, composites.read_count(tile, block)
 
 
 def classify_block(
@@ -270,16 +272,20 @@ def classify_block(
     composites: Composites,
     model: Model,
     reflectance: np.ndarray,
+    days: np.ndarray,
     count: np.ndarray,
     years: Sequence[int],
 ) -> dict[int, Layers]:
     """Return (probability uint8 [class, y, x], observations uint16 [y, x]) of a block for each year."""
-    series = reflectance if model.reads_gaps else fill_gaps(reflectance, composites.days)[0]
+    if model.reads_gaps:
+        given = reflectance, count, days
+    else:
+        given = (composites.at_periods(reflectance, days),)
     # Where the state goes from year to year, a year's answer must not depend on which others are left to do.
     read = config.archive.years if model.carries else years
-    predicted = predict_cells(model, Cut.of(config, read), series, count, composites.days)
+    predicted = predict_cells(model, Cut.of(config, read), *given)
     never = ~count.any(axis=0)
-    results, positions = {}, config.positions_by_year
+    results, positions = {}, config.times_by_year
     for year in years:
         observations = count[positions[year]].sum(axis=0, dtype=np.uint16)
         probability = predicted[read.index(year)]
@@ -290,7 +296,11 @@ def classify_block(
 
 
 def predict_cells(
-    model: Model, cut: Cut, series: np.ndarray, count: np.ndarray, days: np.ndarray
+    model: Model,
+    cut: Cut,
+    series: np.ndarray,
+    count: np.ndarray | None = None,
+    days: np.ndarray | None = None,
 ) -> np.ndarray:
     """Predict a block cell by cell.
 
@@ -303,22 +313,22 @@ def predict_cells(
     cut : Cut
         The years to predict.
     series : ndarray[time, band, y + 2 reach, x + 2 reach], uint16
-        Gap-filled unless the model reads gaps; with the pixels around that the model looks at.
+        With the pixels around that the model looks at; without gaps, unless `count` and `days` are given.
     count : ndarray[time, y, x], uint8
         Clear observations.
-    days : ndarray[time], int32
+    days : ndarray[time, y, x], int32
 
     Returns
     -------
     ndarray[year, class, y, x], uint8
     """
-    height, width = count.shape[1:]
+    height, width = (side - 2 * model.reach for side in series.shape[2:])
     classes = len(model.about["legend"])
     out = np.zeros((len(cut.years), classes, height, width), np.uint8)
     for cell in split(Block(0, 0, height, width), CELL):
-        counted = _pixels(count, cell) if model.reads_gaps else None
         read = _patches(series, cell, model.reach) if model.reach else _pixels(series, cell)
-        windows = cut.windows(read, counted, days[None])
+        seen = [None if own is None else _pixels(own, cell) for own in (count, days)]
+        windows = cut.windows(read, *seen)
         of_years = cut.of_years(model.predict(cut.years, windows))
         probability = quantise(of_years.reshape(-1, classes))
         maps = probability.reshape(CELL, CELL, len(cut.years), classes).transpose(2, 3, 0, 1)

@@ -12,6 +12,7 @@ from lcu.composite.arrays import (
     max_ndvi,
     median,
     medoid,
+    resample,
 )
 from lcu.composite.cloud import cloud_halo, cloud_mask, cloud_reach_days, scl_clear
 from lcu.composite.composites import Composites, Origin, origins
@@ -35,6 +36,7 @@ __all__ = [
     "origins",
     "peak_memory",
     "plan",
+    "resample",
     "run",
     "scl_clear",
 ]

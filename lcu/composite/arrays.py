@@ -170,6 +170,45 @@ def fill_gaps(
     return filled, flag
 
 
+def resample(
+    reflectance: np.ndarray,
+    days: np.ndarray,
+    at: Sequence[int] | np.ndarray,
+    *,
+    threads: int = 1,
+) -> np.ndarray:
+    """Read series whose pixels have days of their own at the same days: linear in time, the nearest at the ends.
+
+    Parameters
+    ----------
+    reflectance : ndarray[time, band, y, x], uint16
+    days : ndarray[time, y, x], int32
+        Day of each observation, ascending in every pixel; 0 where there is none.
+    at : [period], int
+        The days that are wanted, ascending.
+    threads : int
+        Threads over rows; the result does not depend on it.
+
+    Returns
+    -------
+    ndarray[period, band, y, x], uint16
+        Rounded half up; a pixel without an observation stays 0.
+    """
+    reflectance = _series(reflectance)
+    times, bands, height, width = reflectance.shape
+    days = np.ascontiguousarray(days, dtype=np.int32)
+    if days.shape != (times, height, width):
+        raise ValueError(
+            f"days must be [time, y, x] = {(times, height, width)}, found {days.shape}"
+        )
+    at = np.ascontiguousarray(at, dtype=np.int32)
+    if (np.diff(at) < 0).any():
+        raise ValueError("the days that are wanted must ascend")
+    found = np.zeros((len(at), bands, height, width), np.uint16)
+    _composite.resample(reflectance, days, at, found, _threads(threads))
+    return found
+
+
 def buffer_mask(mask: np.ndarray, pixels: float) -> np.ndarray:
     """Grow a mask by a Euclidean disc of radius `pixels`.
 

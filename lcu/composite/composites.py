@@ -15,9 +15,10 @@ import numpy as np
 
 from lcu import store
 from lcu.acquisition import Acquisition
+from lcu.composite.arrays import fill_gaps, resample
 from lcu.config import Config
 from lcu.grid import Block, Period, Tile
-from lcu.store import CLEAR_COUNT, REFLECTANCE
+from lcu.store import CLEAR_COUNT, DAY_OF_PIXEL, REFLECTANCE
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,11 @@ class Composites:
     ----------
     tiles : dict of str to Tile
     periods : list of Period
-        All periods of the run, in time; the first axis of `read`.
+        All periods of the run, in time.
+    times : int
+        Length of the time axis on disk: the periods, or all years' `composite.count` acquisitions.
+    own_days : bool
+        Whether every pixel has days of its own (`composite.method` acquisitions).
     marks : dict
         (tile id, calendar year) -> fingerprint.
     """
@@ -39,6 +44,8 @@ class Composites:
     bands: tuple[str, ...]
     shard: int
     marks: dict[tuple[str, int], str]
+    times: int
+    own_days: bool
 
     @classmethod
     def open(cls, config: Config) -> Composites:
@@ -65,10 +72,12 @@ class Composites:
             config.composite.bands,
             config.composite.shard,
             marks,
+            config.times,
+            config.own_days,
         )
 
     @property
-    def days(self) -> np.ndarray:
+    def middles(self) -> np.ndarray:
         """Middle of each period, int32 [time], days since 2015-01-01."""
         return np.array([period.middle for period in self.periods], np.int32)
 
@@ -82,12 +91,28 @@ class Composites:
         return store.fingerprint([self.marks[tile, year] for year in self.years])
 
     def read(self, tile: str, block: Block) -> np.ndarray:
-        """Read reflectance, uint16 [time, band, y, x], 0 = nodata, over all periods of the run."""
+        """Read reflectance, uint16 [time, band, y, x], 0 = nodata, over all times of the run."""
         return self._read(tile, block, REFLECTANCE)
 
     def read_count(self, tile: str, block: Block) -> np.ndarray:
-        """Read clear observations, uint8 [time, y, x], over all periods of the run."""
+        """Read clear observations, uint8 [time, y, x], over all times of the run."""
         return self._read(tile, block, CLEAR_COUNT)
+
+    def read_days(self, tile: str, block: Block) -> np.ndarray:
+        """Return the days of what `read` returns, int32 [time, y, x], days since 2015-01-01.
+
+        The middles of the periods; or the pixel's own, 0 = no observation.
+        """
+        if self.own_days:
+            return self._read(tile, block, DAY_OF_PIXEL)
+        shape = len(self.periods), block.height, block.width
+        return np.broadcast_to(self.middles[:, None, None], shape)
+
+    def at_periods(self, reflectance: np.ndarray, days: np.ndarray) -> np.ndarray:
+        """Return what `read` and `read_days` returned without gaps, uint16 [period, band, y, x]."""
+        if self.own_days:
+            return resample(reflectance, days, self.middles)
+        return fill_gaps(reflectance, self.middles)[0]
 
     def _read(self, tile: str, block: Block, dataset: store.Dataset) -> np.ndarray:
         parts = [
@@ -158,6 +183,4 @@ def year_mark(config: Config, tile: Tile, acquisitions: Sequence[Acquisition], y
 
 def times_of(config: Config, year: int) -> int:
     """Return the length of the time axis of a calendar year's shards."""
-    if config.composite.method == "acquisitions":
-        return config.composite.count
-    return len(periods_of(config, year))
+    return config.composite.count if config.own_days else len(periods_of(config, year))

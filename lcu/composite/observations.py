@@ -96,7 +96,7 @@ class Reader:
 
     def compute(self, span: Span, block: Block, clear: Clear) -> Result:
         """Read the acquisitions of a unit and make its composite."""
-        if self._config.composite.method == "acquisitions":
+        if self._config.own_days:
             return self._clearest(span, block, clear)
         bands, shape = len(self._config.composite.bands), (block.height, block.width)
         size = len(span.acquisitions) * bands * shape[0] * shape[1]

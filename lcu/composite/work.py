@@ -49,7 +49,7 @@ def spans_of(config: Config, year: int, acquisitions: Sequence[Acquisition]) -> 
     """Return the spans of a calendar year, in time."""
     periods = periods_of(config, year)
     inside = [tuple(item for item in acquisitions if item.time in period) for period in periods]
-    if config.composite.method == "acquisitions":
+    if config.own_days:
         every = tuple(item for items in inside for item in items)
         return [Span(range(times_of(config, year)), every)]
     return [Span(range(index, index + 1), items) for index, items in enumerate(inside)]
@@ -193,7 +193,7 @@ def stripes(config: Config, work: Work, ranks: int) -> list[tuple[int, Block]]:
 
 def series_bytes(config: Config, year: int) -> int:
     """Return the bytes of all times of a pixel: reflectance, count and, of acquisitions, the day."""
-    day = 4 if config.composite.method == "acquisitions" else 0
+    day = 4 if config.own_days else 0
     return times_of(config, year) * (2 * len(config.composite.bands) + 1 + day)
 
 
@@ -233,7 +233,7 @@ def peak_memory(
     pixels = min(size, tile.grid.height) * min(size, tile.grid.width)
     # Observations and their masks; one band with its mask and surroundings on the way to them.
     reading = most_acquisitions(config, acquisitions) * pixels * (2 * bands + 1) + 24 * pixels
-    if config.composite.method == "acquisitions":
+    if config.own_days:
         reading = (config.composite.count * (2 * bands + 5) + 2 * bands + 24) * pixels
     composite = 2 * pixels * (2 * bands + 1)
     years = {period.start.year for period in config.periods}

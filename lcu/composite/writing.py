@@ -146,7 +146,7 @@ def unpack(bytes_: np.ndarray, times: int, bands: int, part: Block, with_days: b
 
 def day_dataset(config: Config) -> store.Dataset:
     """Return which dataset holds the days: one for each time, or one for each pixel."""
-    return DAY_OF_PIXEL if config.composite.method == "acquisitions" else DAY
+    return DAY_OF_PIXEL if config.own_days else DAY
 
 
 def _attributes(

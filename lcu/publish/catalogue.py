@@ -21,7 +21,7 @@ import lcu
 from lcu import store
 from lcu.composite import Origin
 from lcu.config import Config
-from lcu.grid import Grid, Tile, positions_of_year
+from lcu.grid import Grid, Tile
 from lcu.legend import NODATA, OUTSIDE, Legend
 from lcu.projection import footprint, wkt
 from lcu.publish import geotiff, versions
@@ -51,8 +51,7 @@ DEGREES = 7  # decimals: a centimetre
 
 def origins_of_year(config: Config, origins: Sequence[Origin], year: int) -> list[Origin]:
     """Return the acquisitions in the periods that describe a year, margins included."""
-    wanted = positions_of_year(config.periods, year, config.period, config.margin)
-    periods = [config.periods[position] for position in wanted]
+    periods = [config.periods[position] for position in config.window_of(year)]
     return [item for item in origins if any(item.time in period for period in periods)]
 
 

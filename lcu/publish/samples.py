@@ -86,11 +86,13 @@ def draw_profiles(samples: Samples, bands: Sequence[str], legend: Legend) -> byt
     rows = -(-len(present) // 3)
     figure = new_figure(11, 2.6 * rows + 0.4, layout="constrained")
     axes = figure.subplots(rows, 3, squeeze=False, sharex=True, sharey=True)
-    dates = [DAY_ZERO + timedelta(days=int(day)) for day in samples.day[0]]
+    dates = [DAY_ZERO + timedelta(days=int(day)) for day in samples.middles]
+    series, known = samples.of_periods()
     for axis, entry in zip(axes.ravel(), present, strict=False):
         own = label == entry.value
+        shown = samples.cluster[own], series[own], known[own]
         chosen = [(bands.index(name), style) for name, style in lines]
-        count = _draw_clusters(axis, samples, own, dates, chosen)
+        count = _draw_clusters(axis, *shown, dates, chosen)
         title = f"{entry.name}, {count} cluster{'s' if count > 1 else ''}"
         axis.set_title(title, loc="left", size=10, color=INK)
         axis.tick_params(labelsize=8, colors=FAINT)
@@ -102,18 +104,23 @@ def draw_profiles(samples: Samples, bands: Sequence[str], legend: Legend) -> byt
 
 
 def _draw_clusters(
-    axis: Any, samples: Samples, own: np.ndarray, dates: list, lines: list[tuple[int, str]]
+    axis: Any,
+    cluster: np.ndarray,
+    series: np.ndarray,
+    known: np.ndarray,
+    dates: list,
+    lines: list[tuple[int, str]],
 ) -> int:
-    """Draw the largest clusters; return how many there are."""
-    numbers, sizes = np.unique(samples.cluster[own & (samples.cluster >= 0)], return_counts=True)
+    """Draw the largest clusters of series that are `known` at some dates; return how many there are."""
+    numbers, sizes = np.unique(cluster[cluster >= 0], return_counts=True)
     largest = numbers[np.argsort(-sizes, kind="stable")][:MOST_LINES]
     for place, number in enumerate(largest):
-        chosen = own & (samples.cluster == number)
-        seen = samples.count[chosen] > 0
+        chosen = cluster == number
+        seen = known[chosen]
         number_seen = seen.sum(axis=0)
         there = np.flatnonzero(number_seen)
         for band, style in lines:
-            values = np.where(seen, samples.series[chosen][..., band] / 10000, 0).sum(axis=0)
+            values = np.where(seen, series[chosen][..., band] / 10000, 0).sum(axis=0)
             axis.plot([dates[time] for time in there], values[there] / number_seen[there], style,
                       color=f"C{place}", linewidth=1.1, marker=".", markersize=3)  # fmt: skip
     return len(numbers)

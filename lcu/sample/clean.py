@@ -11,7 +11,7 @@ from mpi4py import MPI
 from lcu.composite import Composites
 from lcu.config import Config
 from lcu.deadline import check
-from lcu.grid import Tile, positions_of_year
+from lcu.grid import Tile
 from lcu.ranks import together
 from lcu.sample.draw import Candidates, reading_order
 from lcu.sample.reliable import KEPT, RULES, Pool, highest, reliable, total_count
@@ -78,18 +78,15 @@ def _pool(
     config: Config, composites: Composites, tiles: Sequence[Tile], candidates: Candidates
 ) -> Pool:
     """Read the candidates' series and fill their gaps."""
-    series, count, _ = read_series(composites, tiles, candidates, with_patches=False)
-    series = fill_series(series, composites.days)
-    inside = [
-        positions_of_year(config.periods, year, config.period, config.margin)
-        for year in judged_years(config)
-    ]
+    series, count, day, _ = read_series(composites, tiles, candidates, with_patches=False)
+    series = fill_series(series, day, composites.middles)
+    years = judged_years(config)
     return Pool(
         series=tuple(
-            series[:, periods].reshape(len(series), len(periods) * series.shape[2])
-            for periods in inside
+            series[:, inside].reshape(len(series), len(inside) * series.shape[2])
+            for inside in map(config.window_of, years)
         ),
-        observed=np.stack([count[:, periods].any(axis=1) for periods in inside], axis=1),
+        observed=np.stack([count[:, config.times_of(year)].any(axis=1) for year in years], axis=1),
         index=candidates.index,
         polygon=candidates.polygon,
         key=candidates.key,

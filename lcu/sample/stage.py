@@ -30,7 +30,7 @@ from lcu.sample.draw import (
     draw,
     priority,
 )
-from lcu.sample.series import fill_series, read_series
+from lcu.sample.series import are_periods, fill_patches, fill_series, read_series
 from lcu.store import PATCH, SAMPLES, Piece
 
 # Side of the blocks that candidates are looked for in, pixels: even a small landscape has some for each rank.
@@ -44,6 +44,7 @@ NAME = "samples"
 class Samples:
     """The table of samples in memory; axes as in `lcu.store.SAMPLES`.
 
+    `middles` are those of the periods, int32 [period]; `day` repeats them unless every pixel has days of its own.
     `made_from` holds for each of `years` the fingerprint of the composites of all tiles.
     """
 
@@ -60,6 +61,7 @@ class Samples:
     split: np.ndarray
     tiles: tuple[str, ...]
     years: tuple[int, ...]
+    middles: np.ndarray
     made_from: tuple[str, ...]
     fingerprint: str
     patch: np.ndarray | None = None
@@ -78,7 +80,7 @@ class Samples:
                 patch = file[PATCH.name][()] if PATCH.name in file else None
                 made_from = tuple(map(str, file.attrs["made_from"]))
                 return cls(
-                    **values, tiles=tiles, years=years, made_from=made_from,
+                    **values, tiles=tiles, years=years, middles=file.attrs["middles"], made_from=made_from,
                     fingerprint=file.attrs["fingerprint"], patch=patch,
                 )  # fmt: skip
         except (*store.DAMAGED, AttributeError) as error:
@@ -87,12 +89,22 @@ class Samples:
             ) from error
 
     def filled(self) -> np.ndarray:
-        """Return the series without gaps, uint16 [sample, time, band]."""
-        return fill_series(self.series, self.day[:1].ravel())
+        """Return the series without gaps at the middle of each period, uint16 [sample, period, band]."""
+        return fill_series(self.series, self.day, self.middles)
+
+    def of_periods(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return series uint16 [sample, period, band], and whether they are known there, bool [sample, period].
+
+        As observed; where every pixel has days of its own, without gaps.
+        """
+        if are_periods(self.day, self.middles):
+            return self.series, self.count > 0
+        filled = self.filled()
+        return filled, filled.any(axis=2)
 
     def filled_patch(self) -> np.ndarray:
-        """Return the patches without gaps, uint16 [sample, time, band, 5, 5]."""
-        return fill_series(self.patch, self.day[:1].ravel())
+        """Return the patches without gaps, uint16 [sample, period, band, 5, 5]."""
+        return fill_patches(self.patch, self.middles)
 
 
 def majority_label(directory: Path) -> int | None:
@@ -141,7 +153,7 @@ def _mark(config: Config, composites: Composites) -> str:
     read = [composites.fingerprint(tile) for tile in composites.tiles]
     patch = ["patches"] if config.train.reads_patches else []
     return store.fingerprint(
-        "samples 5", table["sample"], table["run"]["seed"], files, classes, read, *patch
+        "samples 6", table["sample"], table["run"]["seed"], files, classes, read, *patch
     )
 
 
@@ -280,13 +292,12 @@ def write(
     with together(comm, "reading series"):
         own = drawn.take(np.arange(start, end))
         patched = config.train.reads_patches
-        series, count, patch = read_series(composites, tiles, own, with_patches=patched)
+        series, count, day, patch = read_series(composites, tiles, own, with_patches=patched)
     labels = _labels(config, own, count)
     if label is not None:
         labels = np.where(labels == NODATA, labels, label[start:end])
     columns = {
-        "series": series, "count": count, "day": np.tile(composites.days, (len(own), 1)),
-        "label": labels,
+        "series": series, "count": count, "day": day, "label": labels,
         "weight": weight[start:end], "tile": own.tile, "row": own.row, "col": own.col,
         "polygon": own.polygon, "cluster": own.cluster, "split": split[start:end],
     }  # fmt: skip
@@ -310,7 +321,7 @@ def _labels(config: Config, own: Candidates, count: np.ndarray) -> np.ndarray:
     """Return the label of each mapped year, uint8 [sample, year]; 255 where it was not observed."""
     value = config.legend.values[own.index]
     labels = np.full((len(own), len(config.archive.years)), NODATA, np.uint8)
-    for position, (year, inside) in enumerate(config.positions_by_year.items()):
+    for position, (year, inside) in enumerate(config.times_by_year.items()):
         if year in sampled_years(config):
             labels[:, position] = np.where(count[:, inside].any(axis=1), value, NODATA)
     return labels
@@ -325,6 +336,7 @@ def _attributes(
         "transform": np.array([tile.grid.transform for tile in tiles]),
         "bands": ", ".join(composites.bands),
         "periods": ", ".join(f"{period.start}/{period.end}" for period in composites.periods),
+        "middles": composites.middles,
         "years": np.array(config.archive.years, np.int32),
         "made_from": [
             store.fingerprint([composites.marks[tile.id, year] for tile in tiles])

@@ -126,11 +126,11 @@ def _laid_out(
     """Return all samples in all years (or shifted windows), with label index [sample, year] and weight."""
     cut = Cut.of(config, config.archive.years)
     filled, patched = config.train.series == "filled", config.train.reads_patches
-    if patched:
-        series = samples.filled_patch() if filled else samples.patch
+    if filled:
+        windows = cut.windows(samples.filled_patch() if patched else samples.filled())
     else:
-        series = samples.filled() if filled else samples.series
-    windows = cut.windows(series, None if filled else samples.count, samples.day)
+        series = samples.patch if patched else samples.series
+        windows = cut.windows(series, samples.count, samples.day)
     label = _indices(cut.labels(samples.label), classes)
     label[~samples.series.any(axis=(1, 2))] = -1
     weight = samples.weight ** np.float32(WEIGHT_POWER[config.train.class_weight])

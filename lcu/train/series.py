@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from lcu.config import Config
-from lcu.grid import day_number, periods_of_year, positions_of_year, stretches
+from lcu.grid import day_number, periods_of_year, stretches
 from lcu.legend import NODATA
 
 
@@ -22,11 +22,12 @@ class Windows:
     ----------
     values : ndarray[sample, year, time, band] or [sample, year, time, band, 5, 5], uint16
         Reflectance x 10000 of each year's periods, margins included, of the pixel or of the patch around it:
-        gap-filled, or 0 where nothing was observed. Of shifted windows, `year` is the window.
+        gap-filled, or 0 where nothing was observed. Of shifted windows, `year` is the window. Time is the acquisitions
+        that a pixel has of the year where each has days of its own and the model reads them.
     observed : ndarray[sample, year, time], bool
         What a model may look at: everything where the series is gap-filled.
     day : ndarray[sample, year, time], float32
-        Days since 1 January of the window's (first) year; negative in the margin before it.
+        Days since 1 January of the window's (first) year; negative in the margin before it, 0 without a day.
     """
 
     values: np.ndarray
@@ -54,9 +55,12 @@ class Cut:
     ----------
     years : tuple of int
     positions : ndarray[window, time], int
-        The periods of each year, margins included; every year has as many. Or those of shifted windows.
+        The periods of each year, margins included; every year has as many. Or those of shifted windows. Or the places
+        of each year's acquisitions, where the model reads these.
     first_day : ndarray[window], int
         1 January of the window's (first) year, days since 2015-01-01.
+    middles : ndarray[period], int32
+        Of all periods of the run.
     shares : ndarray[year, window], float32, or None
         What each shifted window counts in a year: the periods that they share, over the sum of all windows.
         None where every year is a window of its own.
@@ -65,6 +69,7 @@ class Cut:
     years: tuple[int, ...]
     positions: np.ndarray
     first_day: np.ndarray
+    middles: np.ndarray
     shares: np.ndarray | None = None
 
     @classmethod
@@ -72,10 +77,9 @@ class Cut:
         """Return the windows of some of a run's years."""
         if config.classify.strategy == "shifted-window":
             return cls._shifted(config, years)
-        positions = [
-            positions_of_year(config.periods, year, config.period, config.margin) for year in years
-        ]
-        return cls(tuple(years), np.array(positions), _new_year(years))
+        place = config.times_of if config.reads_days else config.window_of
+        positions = [place(year) for year in years]
+        return cls(tuple(years), np.array(positions), _new_year(years), _middles(config))
 
     @classmethod
     def _shifted(cls, config: Config, years: Sequence[int]) -> Cut:
@@ -103,6 +107,7 @@ class Cut:
             tuple(years),
             positions[reaching],
             _new_year(np.array(first_year)[reaching]),
+            _middles(config),
             (shared / shared.sum(axis=1, keepdims=True)).astype(np.float32),
         )
 
@@ -131,17 +136,19 @@ class Cut:
                 out[:, year] += shares[window] * probability[:, window]
         return out
 
-    def windows(self, series: np.ndarray, count: np.ndarray | None, day: np.ndarray) -> Windows:
-        """Cut series.
+    def windows(
+        self, series: np.ndarray, count: np.ndarray | None = None, day: np.ndarray | None = None
+    ) -> Windows:
+        """Cut series; without gaps, unless `count` and `day` are given.
 
         Parameters
         ----------
         series : ndarray[sample, time, band] or [sample, time, band, 5, 5], uint16
-            Over all periods of the run.
-        count : ndarray[sample, time], uint8, or None
-            Clear observations behind each value; None where the series is gap-filled.
-        day : ndarray[sample, time] or [1, time], int32
-            Days since 2015-01-01.
+            Over all periods, or times, of the run.
+        count : ndarray[sample, time], uint8
+            Clear observations behind each value.
+        day : ndarray[sample, time], int32
+            Days since 2015-01-01; 0 = no observation.
         """
         values = series[:, self.positions]
         observed = np.ones(values.shape[:3], bool)
@@ -149,8 +156,13 @@ class Cut:
             observed = count[:, self.positions] > 0
             # Attention over nothing is no number: a year without observations is read as zeros.
             observed |= ~observed.any(axis=2, keepdims=True)
-        own = day[:, self.positions] - self.first_day[:, None]
+        when = (self.middles[None] if day is None else day)[:, self.positions]
+        own = np.where(when > 0, when - self.first_day[:, None], 0)
         return Windows(values, observed, np.broadcast_to(own.astype(np.float32), values.shape[:3]))
+
+
+def _middles(config: Config) -> np.ndarray:
+    return np.array([period.middle for period in config.periods], np.int32)
 
 
 def _new_year(years: Sequence[int]) -> np.ndarray:

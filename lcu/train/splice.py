@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from lcu.config import Config
-from lcu.grid import positions_of_year
+from lcu.grid import day_number
 from lcu.legend import NODATA
 from lcu.sample import Samples
 from lcu.sample.draw import TRAINING
@@ -38,24 +38,24 @@ def with_spliced(config: Config, samples: Samples, classes: Sequence[int]) -> Sa
     if not config.train.spliced:
         return samples
     random = np.random.default_rng((config.run.seed, STREAM))
-    parts = [samples]
+    observed, parts = seen_in_periods(config, samples), [samples]
     for position, year in enumerate(samples.years):
-        inside = positions_of_year(config.periods, year, config.period, config.margin)
+        inside = config.window_of(year)
         last = sum(config.periods[place].start.year <= year for place in inside)
+        seen = observed[:, inside]
         own = np.flatnonzero(
             (samples.split == TRAINING) & np.isin(samples.label[:, position], classes)
         )
-        own = own[(samples.count[own][:, inside] > 0).any(axis=1)]
+        own = own[seen[own].any(axis=1)]
         index = config.legend.index_of(samples.label[own, position])
         before, after = pairs(
             index, config.legend.transition_matrix(), config.train.spliced, random
         )
         before, after = own[before], own[after]
-        seen = samples.count[:, inside] > 0
         turn = turns(seen[before], seen[after], last, random)
         there = turn > 0
         start = np.array(inside)[turn[there]]
-        parts.append(_joined(samples, before[there], after[there], start, position))
+        parts.append(_joined(config, samples, before[there], after[there], start, position))
     names = [dataset.name for dataset in (*SAMPLES, PATCH)]
     columns = {name: [getattr(part, name) for part in parts] for name in names}
     return replace(
@@ -109,21 +109,67 @@ def turns(
     return np.where(possible.any(axis=1), chosen + 1, 0)
 
 
+def seen_in_periods(config: Config, samples: Samples) -> np.ndarray:
+    """Return whether each sample was observed in each period, bool [sample, period]."""
+    if not config.own_days:
+        return samples.count > 0
+    starts = [day_number(period.start) for period in config.periods]
+    place = np.searchsorted(starts, samples.day, side="right") - 1
+    row, slot = np.nonzero(samples.count)
+    seen = np.zeros((len(place), len(starts)), bool)
+    seen[row, place[row, slot]] = True
+    return seen
+
+
 def _joined(
-    samples: Samples, before: np.ndarray, after: np.ndarray, start: np.ndarray, position: int
-) -> Samples:
+    config: Config, samples: Samples, before: np.ndarray, after: np.ndarray, start: np.ndarray, position: int
+) -> Samples:  # fmt: skip
     """Return pairs as samples that show the first until the period `start` and the second from there on."""
     columns = {
         dataset.name: values[after]
         for dataset in (*SAMPLES, PATCH)
         if (values := getattr(samples, dataset.name)) is not None
     }
-    first = np.arange(samples.series.shape[1]) < start[:, None]
-    for name in {"series", "count", "patch"} & set(columns):
+    of_periods = {"patch"} if config.own_days else {"series", "count", "day", "patch"}
+    first = np.arange(len(config.periods)) < start[:, None]
+    for name in of_periods & set(columns):
         own = columns[name]
         columns[name] = np.where(
             first.reshape(*first.shape, *(1,) * (own.ndim - 2)), getattr(samples, name)[before], own
         )
+    if config.own_days:
+        turn = np.array([day_number(period.start) for period in config.periods])[start]
+        columns |= _joined_by_day(config, samples, before, after, turn)
     label = np.full_like(columns["label"], NODATA)
     label[:, position] = columns["label"][:, position]
     return replace(samples, **columns | {"label": label, "weight": samples.weight[before]})
+
+
+def _joined_by_day(
+    config: Config, samples: Samples, before: np.ndarray, after: np.ndarray, turn: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return series, count and day of pairs: the first's acquisitions before the day `turn`, the second's from it on.
+
+    Where they are more than a year has room for, the last ones are left out.
+    """
+    day, count = (
+        np.stack([values[before], values[after]], axis=1) for values in (samples.day, samples.count)
+    )
+    early = day < turn[:, None, None]
+    early[:, 1] = ~early[:, 1]
+    kept = (count > 0) & early
+    out = {
+        name: np.zeros_like(getattr(samples, name)[after]) for name in ("series", "count", "day")
+    }
+    room, rows = config.composite.count, np.arange(len(turn))[:, None]
+    for first in range(0, day.shape[2], room):
+        year = slice(first, first + room)
+        key = np.where(kept[..., year], day[..., year], np.iinfo(np.int32).max)
+        order = key.reshape(len(turn), -1).argsort(axis=1, kind="stable")[:, :room]
+        there = kept[..., year].reshape(len(turn), -1)[rows, order]
+        source, slot = np.where(order < room, before[:, None], after[:, None]), first + order % room
+        for name, values in out.items():
+            found = getattr(samples, name)[source, slot]
+            found[~there] = 0
+            values[:, year] = found
+    return out

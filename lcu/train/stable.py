@@ -27,7 +27,7 @@ from lcu.ranks import mine, on_root, together
 from lcu.sample import Candidates, OldMap, Samples, assign_splits, draw
 from lcu.sample import stage as sampling
 from lcu.sample.draw import FARTHEST, TRAINING, lowest, mix, reading_order
-from lcu.sample.series import fill_series, read_series
+from lcu.sample.series import fill_patches, fill_series, read_series
 from lcu.store import CELL
 from lcu.train.model import Model
 from lcu.train.series import Cut
@@ -81,8 +81,8 @@ def stable_samples(
     """
     composites = on_root(comm, "opening the composites", Composites.open, config)
     mark = store.fingerprint(
-        "stable 3", samples.fingerprint, first.fingerprint, first.about["tensors"], POOL, MORE,
-        config.compares_years,
+        "stable 4", samples.fingerprint, first.fingerprint, first.about["tensors"], POOL, MORE,
+        config.compares_years, config.legend.transition_matrix().tolist(),
     )  # fmt: skip
     path = sampling.path_of(config.directory, NAME)
     if not on_root(comm, "looking for stable samples", store.is_whole, path, mark):
@@ -207,10 +207,14 @@ def _mapped(
     config: Config, composites: Composites, tiles: Sequence[Tile], pool: Candidates, rows: np.ndarray, model: Model
 ) -> Batch:  # fmt: skip
     """Map some pixels, the positions `rows` of which are in the pool."""
-    series, count, patch = read_series(composites, tiles, pool, with_patches=model.reach > 0)
-    looked_at = series if patch is None else patch
-    probability, seen = yearly_probability(config, model, looked_at, count, composites.days)
-    filled = fill_series(series, composites.days)
+    series, count, day, patch = read_series(composites, tiles, pool, with_patches=model.reach > 0)
+    filled = fill_series(series, day, composites.middles)
+    if model.reads_gaps:
+        read = series if patch is None else patch, count, day
+    else:
+        read = (filled if patch is None else fill_patches(patch, composites.middles),)
+    probability = yearly_probability(config, model, *read)
+    seen = np.stack([count[:, own].any(axis=1) for own in config.times_by_year.values()], axis=1)
     of_year = np.stack([filled[:, own] for own in config.positions_by_year.values()])
     features = of_year.reshape(*of_year.shape[:2], -1).transpose(0, 2, 1)
     return Batch(rows, np.where(seen[..., None], probability, np.float32(np.nan)), features)
@@ -263,35 +267,19 @@ def _compared(
     )  # fmt: skip
 
 
-def yearly_probability(
-    config: Config, model: Model, series: np.ndarray, count: np.ndarray, days: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Map at most `BATCH` pixels in every year.
+def yearly_probability(config: Config, model: Model, *read: np.ndarray) -> np.ndarray:
+    """Map at most `BATCH` pixels in every year: probability float32 [sample, year, class].
 
     Parameters
     ----------
-    series : ndarray[sample, time, band], uint16
-        Patches, [sample, time, band, 5, 5], where the model looks at them.
-    count : ndarray[sample, time], uint8
-    days : ndarray[time], int32
-
-    Returns
-    -------
-    probability : ndarray[sample, year, class], float32
-    seen : ndarray[sample, year], bool
-        Whether there is a clear observation in the year.
+    *read : ndarray[sample, ...]
+        What `Cut.windows` takes: series without gaps, or series, count and day where the model reads gaps.
     """
-    cut = Cut.of(config, config.archive.years)
-    used = series if model.reads_gaps else fill_series(series, days)
-    padded = np.zeros((BATCH, *series.shape[1:]), series.dtype)
-    padded[: len(series)] = used
-    counted = None
-    if model.reads_gaps:
-        counted = np.zeros((BATCH, count.shape[1]), count.dtype)
-        counted[: len(count)] = count
-    probability = cut.of_years(model.predict(cut.years, cut.windows(padded, counted, days[None])))
-    seen = [count[:, own].any(axis=1) for own in config.positions_by_year.values()]
-    return probability[: len(series)], np.stack(seen, axis=1)
+    cut, size = Cut.of(config, config.archive.years), len(read[0])
+    padded = [np.zeros((BATCH, *values.shape[1:]), values.dtype) for values in read]
+    for whole, values in zip(padded, read, strict=True):
+        whole[:size] = values
+    return cut.of_years(model.predict(cut.years, cut.windows(*padded)))[:size]
 
 
 def class_values(

@@ -15,7 +15,6 @@ from mpi4py import MPI
 import lcu
 from lcu import deadline, store
 from lcu.config import Config, provenance
-from lcu.grid import positions_of_year
 from lcu.legend import NODATA
 from lcu.ranks import on_root, together
 from lcu.sample import Samples
@@ -143,6 +142,7 @@ def _about(config: Config, samples: Samples, mark: str) -> dict[str, Any]:
         "bands": list(config.composite.bands),
         "periods": [f"{period.start}/{period.end}" for period in config.periods],
         "window": _window(config),
+        "reads_days": config.reads_days,
         "legend": [
             {"value": entry.value, "name": entry.name, "colour": entry.colour}
             for entry in config.legend.classes
@@ -159,11 +159,11 @@ def _about(config: Config, samples: Samples, mark: str) -> dict[str, Any]:
 
 
 def _window(config: Config) -> int:
-    """Return the number of periods that a model reads of a year, or of a shifted window."""
+    """Return the number of periods, or acquisitions, that a model reads of a year, or of a shifted window."""
     if config.classify.strategy == "shifted-window":
         return config.window
-    year = config.archive.years[0]
-    return len(positions_of_year(config.periods, year, config.period, config.margin))
+    place = config.times_of if config.reads_days else config.window_of
+    return len(place(config.archive.years[0]))
 
 
 # --- a model of another run -----------------------------------------------------------------------
@@ -173,12 +173,13 @@ def _take(config: Config) -> dict[str, Any]:
     """Copy the model of the run directory `train.from_model` into this run; return what it is."""
     source = models.load(Path(config.train.from_model))
     for name, wanted in (
+        ("reads_days", config.reads_days),
         ("bands", list(config.composite.bands)),
         ("legend", [(entry.value, entry.name) for entry in config.legend.classes]),
         ("window", _window(config)),
         ("strategy", config.classify.strategy),
     ):
-        found = source.about[name]
+        found = source.about.get(name, False)
         found = [(entry["value"], entry["name"]) for entry in found] if name == "legend" else found
         if found != wanted:
             raise TrainError(
@@ -194,6 +195,7 @@ def _take(config: Config) -> dict[str, Any]:
 
 
 _WORDS = {
-    "bands": "the bands", "legend": "the legend", "window": "this many periods a year:",
+    "reads_days": "train.series masked on composite.method acquisitions:",
+    "bands": "the bands", "legend": "the legend", "window": "this many times a year:",
     "strategy": "classify.strategy",
 }  # fmt: skip

@@ -16,7 +16,6 @@ from mpi4py import MPI
 
 from lcu.config import Config
 from lcu.deadline import check
-from lcu.grid import positions_of_year
 from lcu.ranks import mine, together
 from lcu.sample import Samples
 from lcu.sample.draw import TEST
@@ -83,8 +82,7 @@ def year_data(
     position = list(samples.years).index(year)
     label = samples.label[:, position]
     usable = np.isin(label, classes) & filled.any(axis=(1, 2))
-    inside = positions_of_year(config.periods, year, config.period, config.margin)
-    return _parts(config, samples, filled[:, inside], label, usable)
+    return _parts(config, samples, filled[:, config.window_of(year)], label, usable)
 
 
 def all_data(
