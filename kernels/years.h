@@ -3,8 +3,12 @@
    Pixels are worked on in strips of LCU_STRIP, side by side in every loop, so that the compiler makes vectors of
    them. What a strip needs (years x classes numbers a pixel) stays in the cache, and every probability is read from
    memory once. Products are used and no logarithms: after each year they are divided by the largest of the pixel, so
-   that none vanishes but those that are more than 10^37 times less likely. Sums are taken in the order of the classes:
-   no result depends on the processor or on the neighbours. */
+   that none vanishes but those that are more than 10^37 times less likely. Sums are taken in a fixed order: no result
+   depends on the processor or on the neighbours.
+
+   What a class that stays is multiplied with may depend on the year since which it has stayed. Then the way to a class
+   is kept for each such year, its start: a row [start][class] of numbers for every year and pixel, where there is one
+   of [class] otherwise. */
 
 #ifndef LCU_YEARS_H
 #define LCU_YEARS_H
@@ -28,7 +32,7 @@ typedef struct {
     const float *transition;  /* [year - 1][from][to]; 0 where a class stays */
     const float *reverse;     /* [year - 1][to][from], the same */
     const float *diagonal;    /* [year - 1][class]: of a class that stays */
-    const float *stay;        /* [year - 1][pixel]: what this is multiplied with */
+    const float *stay;        /* [step (step + 1) / 2 + start][pixel]: what this is multiplied with; NULL = 1 */
     long years, classes, pixels;
 } lcu_years;
 
@@ -43,23 +47,31 @@ LCU_INLINE lcu_lanes lcu_most(lcu_lanes one, lcu_lanes other) {
 
 LCU_INLINE float lcu_larger(float one, float other) { return one > other ? one : other; }
 
-/* Scratch of one thread, in floats: two arrays [year][class][LCU_STRIP] and two [class][LCU_STRIP]. */
-static inline long lcu_years_scratch(long years, long classes) {
-    return (2 * years + 2) * classes * LCU_STRIP;
+/* How many starts are told apart in a year, and in all years before it. */
+static inline long lcu_starts(const lcu_years *in, long year) { return in->stay ? year + 1 : 1; }
+static inline long lcu_starts_before(const lcu_years *in, long year) { return in->stay ? year * (year + 1) / 2 : year; }
+
+/* Scratch of one thread, in floats: rows [class][LCU_STRIP], the most of which the posterior takes. */
+static inline long lcu_years_scratch(const lcu_years *in) {
+    long rows = lcu_starts_before(in, in->years) + lcu_starts(in, in->years - 1) + 2 * in->years + 2;
+    return rows * in->classes * LCU_STRIP;
 }
 
-/* One step of the years, for a strip. */
+/* The step from one year to the next. */
 typedef struct {
     const float *transition, *reverse, *diagonal;
-    float stay[LCU_STRIP];
 } lcu_step;
 
-/* Take the step that follows `year`; 1 beyond the last pixel. */
-LCU_INLINE void lcu_take_step(const lcu_years *in, long year, long first, long width, lcu_step *step) {
-    step->transition = in->transition + year * in->classes * in->classes;
-    step->reverse = in->reverse + year * in->classes * in->classes;
-    step->diagonal = in->diagonal + year * in->classes;
-    for (int x = 0; x < LCU_STRIP; ++x) step->stay[x] = x < width ? in->stay[year * in->pixels + first + x] : 1;
+LCU_INLINE lcu_step lcu_step_after(const lcu_years *in, long year) {
+    long first = year * in->classes;
+    lcu_step step = {in->transition + first * in->classes, in->reverse + first * in->classes, in->diagonal + first};
+    return step;
+}
+
+/* What staying from `year` to the next is multiplied with, for a strip; 1 beyond the last pixel. */
+LCU_INLINE void lcu_take_stay(const lcu_years *in, long year, long start, long first, long width, float *stay) {
+    const float *from = in->stay ? in->stay + (year * (year + 1) / 2 + start) * in->pixels + first : NULL;
+    for (int x = 0; x < LCU_STRIP; ++x) stay[x] = from && x < width ? from[x] : 1;
 }
 
 /* Copy one year of a strip to [class][LCU_STRIP]: 1 for all classes where it is missing (NaN in any class, or
@@ -85,81 +97,100 @@ LCU_INLINE void lcu_take(const lcu_years *in, long year, long first, long width,
             values[c * LCU_STRIP + x] = seen[x] ? values[c * LCU_STRIP + x] : 1;
 }
 
-/* Multiply this year's values with what the year before left, and divide by the largest. Where that leaves nothing the
-   years contradict each other (zeros in the transitions): the sequence begins anew with this year. */
-LCU_INLINE void lcu_join(const float *own, float *values, long classes) {
+/* Multiply rows [start][class] with what this year says [class], and divide by the largest. Where that leaves nothing
+   the years contradict each other (zeros in the transitions): the sequence begins anew with this year, in the last
+   start, or in `all` of them. */
+LCU_INLINE void lcu_join(const float *own, float *values, long starts, long classes, int all_starts) {
     float most[LCU_STRIP];
     int32_t all = 1;
     for (int x = 0; x < LCU_STRIP; ++x) most[x] = 0;
-    for (long c = 0; c < classes; ++c)
-        for (int x = 0; x < LCU_STRIP; ++x) {
-            float value = values[c * LCU_STRIP + x] * own[c * LCU_STRIP + x];
-            values[c * LCU_STRIP + x] = value;
-            most[x] = lcu_larger(value, most[x]);
-        }
+    for (long s = 0; s < starts; ++s)
+        for (long c = 0; c < classes; ++c)
+            for (int x = 0; x < LCU_STRIP; ++x) {
+                float value = values[(s * classes + c) * LCU_STRIP + x] * own[c * LCU_STRIP + x];
+                values[(s * classes + c) * LCU_STRIP + x] = value;
+                most[x] = lcu_larger(value, most[x]);
+            }
     for (int x = 0; x < LCU_STRIP; ++x) all &= most[x] > LCU_LEAST;
     if (!all)
         for (int x = 0; x < LCU_STRIP; ++x)
             if (!(most[x] > LCU_LEAST)) {
                 most[x] = 0;
-                for (long c = 0; c < classes; ++c) {
-                    values[c * LCU_STRIP + x] = own[c * LCU_STRIP + x];
-                    most[x] = lcu_larger(own[c * LCU_STRIP + x], most[x]);
-                }
+                for (long s = 0; s < starts; ++s)
+                    for (long c = 0; c < classes; ++c)
+                        values[(s * classes + c) * LCU_STRIP + x] =
+                            all_starts || s == starts - 1 ? own[c * LCU_STRIP + x] : 0;
+                for (long c = 0; c < classes; ++c) most[x] = lcu_larger(own[c * LCU_STRIP + x], most[x]);
             }
     for (int x = 0; x < LCU_STRIP; ++x) most[x] = 1 / most[x];
-    for (long c = 0; c < classes; ++c)
-        for (int x = 0; x < LCU_STRIP; ++x) values[c * LCU_STRIP + x] *= most[x];
+    for (long row = 0; row < starts * classes; ++row)
+        for (int x = 0; x < LCU_STRIP; ++x) values[row * LCU_STRIP + x] *= most[x];
 }
 
-/* Largest product over the classes of the year before: next[to] = max before[from] transition[from][to], of the same
-   class times `stay`. LCU_TOGETHER classes for each load, so that the running values stay in registers. */
-LCU_INLINE void lcu_best_step(const float *before, const lcu_step *step, float *next, long classes) {
+/* Multiply rows [class] of a start with what staying in a class is worth. */
+LCU_INLINE void lcu_hold(float *values, const float *diagonal, const float *stay, long classes) {
+    for (long c = 0; c < classes; ++c)
+        for (int x = 0; x < LCU_STRIP; ++x) values[c * LCU_STRIP + x] *= diagonal[c] * stay[x];
+}
+
+/* Largest product over the other classes of the year before: next[to] = max before[from] transition[from][to].
+   LCU_TOGETHER classes for each load, so that the running values stay in registers. */
+LCU_INLINE void lcu_best_move(const float *before, const lcu_step *step, float *next, long classes) {
     for (long to = 0; to < classes; to += LCU_TOGETHER) {
         const float *weight[LCU_TOGETHER]; /* beyond the last class the last one again */
         for (int k = 0; k < LCU_TOGETHER; ++k)
             weight[k] = step->reverse + (to + k < classes ? to + k : classes - 1) * classes;
         for (int x = 0; x < LCU_STRIP; x += LCU_LANES) {
-            lcu_lanes best[LCU_TOGETHER] = {{0}}, stay = *(const lcu_lanes *)(step->stay + x);
+            lcu_lanes best[LCU_TOGETHER] = {{0}};
             for (long from = 0; from < classes; ++from) {
                 lcu_lanes value = *(const lcu_lanes *)(before + from * LCU_STRIP + x);
                 #pragma GCC unroll 4
                 for (int k = 0; k < LCU_TOGETHER; ++k) best[k] = lcu_most(value * weight[k][from], best[k]);
             }
-            for (int k = 0; k < LCU_TOGETHER && to + k < classes; ++k) {
-                lcu_lanes same = *(const lcu_lanes *)(before + (to + k) * LCU_STRIP + x);
-                *(lcu_lanes *)(next + (to + k) * LCU_STRIP + x) =
-                    lcu_most(same * step->diagonal[to + k] * stay, best[k]);
-            }
+            for (int k = 0; k < LCU_TOGETHER && to + k < classes; ++k)
+                *(lcu_lanes *)(next + (to + k) * LCU_STRIP + x) = best[k];
         }
     }
 }
 
-/* Sum of the products: next[to] = sum before[from] weights[to][from], and of the same class, times `stay`. */
-LCU_INLINE void lcu_sum_step(
-    const float *before, const float *weights, const lcu_step *step, float *next, long classes
-) {
+/* Sum of the products over the other classes: next[to] = sum before[from] weights[to][from]. */
+LCU_INLINE void lcu_sum_moves(const float *before, const float *weights, float *next, long classes) {
     for (long to = 0; to < classes; ++to) {
         float sum[LCU_STRIP];
         const float *weight = weights + to * classes;
         for (int x = 0; x < LCU_STRIP; ++x) sum[x] = 0;
         for (long from = 0; from < classes; ++from)
             for (int x = 0; x < LCU_STRIP; ++x) sum[x] += before[from * LCU_STRIP + x] * weight[from];
-        for (int x = 0; x < LCU_STRIP; ++x)
-            next[to * LCU_STRIP + x] = sum[x] + before[to * LCU_STRIP + x] * step->diagonal[to] * step->stay[x];
+        memcpy(next + to * LCU_STRIP, sum, sizeof sum);
     }
 }
 
-/* The class from which a step to `after` [LCU_STRIP] is best, the first among equals; where no step is possible the
-   best class of this year alone. */
-LCU_INLINE void lcu_step_back(const float *values, const lcu_step *step, int32_t *after, long classes) {
+/* The best of all starts, and the first of these: values [start][class] to best [class] and since [class]. */
+LCU_INLINE void lcu_best_start(const float *values, long starts, long classes, float *best, uint8_t *since) {
+    memcpy(best, values, classes * LCU_STRIP * sizeof *best);
+    memset(since, 0, classes * LCU_STRIP);
+    for (long s = 1; s < starts; ++s)
+        for (long i = 0; i < classes * LCU_STRIP; ++i) {
+            float value = values[s * classes * LCU_STRIP + i];
+            since[i] = value > best[i] ? (uint8_t)s : since[i];
+            best[i] = lcu_larger(value, best[i]);
+        }
+}
+
+/* The class from which a step to `label` [LCU_STRIP] is best, the first among equals; where no step is possible the
+   best class of this year alone. Where starts are told apart, `start` says whether the class stays: it does unless it
+   began in the year after this one. */
+LCU_INLINE void lcu_step_back(
+    const float *values, const lcu_step *step, const uint8_t *since, int32_t next, int starts, int32_t *label,
+    int32_t *start, long classes
+) {
     float best[LCU_STRIP], alone[LCU_STRIP];
     int32_t from_best[LCU_STRIP], from_alone[LCU_STRIP];
     for (int x = 0; x < LCU_STRIP; ++x) best[x] = alone[x] = 0, from_best[x] = from_alone[x] = 0;
     for (long from = 0; from < classes; ++from) {
         const float *weight = step->transition + from * classes; /* 0 where the class stays: that comes below */
         for (int x = 0; x < LCU_STRIP; ++x) {
-            float value = values[from * LCU_STRIP + x], taken = value * weight[after[x]];
+            float value = values[from * LCU_STRIP + x], taken = value * weight[label[x]];
             from_best[x] = taken > best[x] ? (int32_t)from : from_best[x];
             best[x] = lcu_larger(taken, best[x]);
             from_alone[x] = value > alone[x] ? (int32_t)from : from_alone[x];
@@ -167,48 +198,92 @@ LCU_INLINE void lcu_step_back(const float *values, const lcu_step *step, int32_t
         }
     }
     for (int x = 0; x < LCU_STRIP; ++x) {
-        float same = values[after[x] * LCU_STRIP + x] * step->diagonal[after[x]] * step->stay[x];
-        int stays = same > best[x] || (same == best[x] && after[x] < from_best[x]);
-        from_best[x] = stays ? after[x] : from_best[x];
-        best[x] = lcu_larger(same, best[x]);
+        float same = values[label[x] * LCU_STRIP + x] * step->diagonal[label[x]];
+        int stays = same > best[x] || (same == best[x] && label[x] < from_best[x]);
+        if (starts) stays = start[x] < next;
+        from_best[x] = stays ? label[x] : from_best[x];
+        best[x] = stays ? lcu_larger(same, starts ? 1 : 0) : best[x];
     }
-    for (int x = 0; x < LCU_STRIP; ++x) after[x] = best[x] > 0 ? from_best[x] : from_alone[x];
+    for (int x = 0; x < LCU_STRIP; ++x) {
+        int moves = starts && start[x] == next;
+        label[x] = best[x] > 0 ? from_best[x] : from_alone[x];
+        start[x] = moves ? since[label[x] * LCU_STRIP + x] : start[x];
+    }
 }
 
 /* The most likely sequence of classes of a strip (Viterbi), to labels [year][pixel]. */
 LCU_CLONES static void lcu_decode_strip(const lcu_years *in, long first, uint8_t *labels, float *scratch) {
     long classes = in->classes, size = classes * LCU_STRIP;
     long width = in->pixels - first < LCU_STRIP ? in->pixels - first : LCU_STRIP;
-    float *values = scratch, *own = scratch + in->years * size; /* [year][class][strip]; [class][strip] */
-    int32_t seen[LCU_STRIP], any[LCU_STRIP], label[LCU_STRIP];
-    lcu_step step;
-    for (int x = 0; x < LCU_STRIP; ++x) any[x] = label[x] = 0;
+    float *best = scratch, *values = best + in->years * size; /* [year][class][strip]; [start][class][strip] */
+    float *own = values + lcu_starts(in, in->years - 1) * size, *moved = own + size; /* [class][strip] */
+    uint8_t *since = (uint8_t *)(moved + size); /* [year][class][strip] */
+    int32_t seen[LCU_STRIP], any[LCU_STRIP], label[LCU_STRIP], start[LCU_STRIP];
+    float most[LCU_STRIP], stay[LCU_STRIP];
+    for (int x = 0; x < LCU_STRIP; ++x) any[x] = label[x] = 0, most[x] = 0;
+    for (long i = 0; i < size; ++i) values[i] = 1;
     for (long year = 0; year < in->years; ++year) {
-        float *now = values + year * size;
         lcu_take(in, year, first, width, own, seen);
         for (int x = 0; x < LCU_STRIP; ++x) any[x] |= seen[x];
         if (year > 0) {
-            lcu_take_step(in, year - 1, first, width, &step);
-            lcu_best_step(now - size, &step, now, classes);
-        } else for (long i = 0; i < size; ++i) now[i] = 1;
-        lcu_join(own, now, classes);
+            lcu_step step = lcu_step_after(in, year - 1);
+            lcu_best_move(best + (year - 1) * size, &step, moved, classes);
+            for (long s = 0; s < lcu_starts(in, year - 1); ++s) {
+                lcu_take_stay(in, year - 1, s, first, width, stay);
+                lcu_hold(values + s * size, step.diagonal, stay, classes);
+            }
+            if (in->stay) memcpy(values + year * size, moved, size * sizeof *moved);
+            else for (long i = 0; i < size; ++i) values[i] = lcu_larger(values[i], moved[i]);
+        }
+        lcu_join(own, values, lcu_starts(in, year), classes, 0);
+        lcu_best_start(values, lcu_starts(in, year), classes, best + year * size, since + year * size);
     }
     for (long year = in->years - 1; year >= 0; --year) {
-        float *now = values + year * size;
+        float *now = best + year * size;
         if (year < in->years - 1) {
-            lcu_take_step(in, year, first, width, &step);
-            lcu_step_back(now, &step, label, classes);
+            lcu_step step = lcu_step_after(in, year);
+            lcu_step_back(now, &step, since + year * size, (int32_t)year + 1, in->stay != NULL, label, start, classes);
         } else { /* the last year alone: the best of its values */
-            float most[LCU_STRIP];
-            for (int x = 0; x < LCU_STRIP; ++x) most[x] = 0;
             for (long c = 0; c < classes; ++c)
                 for (int x = 0; x < LCU_STRIP; ++x) {
                     label[x] = now[c * LCU_STRIP + x] > most[x] ? (int32_t)c : label[x];
                     most[x] = lcu_larger(now[c * LCU_STRIP + x], most[x]);
                 }
+            for (int x = 0; x < LCU_STRIP; ++x) start[x] = since[year * size + label[x] * LCU_STRIP + x];
         }
         for (long x = 0; x < width; ++x)
             labels[year * in->pixels + first + x] = any[x] ? (uint8_t)label[x] : LCU_MISSING;
+    }
+}
+
+/* What precedes each year, to forward [year][start][class][strip], and what it says itself, to own [year][class][strip]. */
+LCU_INLINE void lcu_forward(
+    const lcu_years *in, long first, long width, float *forward, float *own, float *total, float *moved
+) {
+    long classes = in->classes, size = classes * LCU_STRIP;
+    int32_t seen[LCU_STRIP];
+    float stay[LCU_STRIP];
+    for (long year = 0; year < in->years; ++year) {
+        float *now = forward + lcu_starts_before(in, year) * size;
+        lcu_take(in, year, first, width, own + year * size, seen);
+        if (year == 0) for (long i = 0; i < size; ++i) now[i] = 1;
+        else {
+            long starts = lcu_starts(in, year - 1);
+            const float *last = forward + lcu_starts_before(in, year - 1) * size;
+            lcu_step step = lcu_step_after(in, year - 1);
+            memcpy(total, last, size * sizeof *total);
+            for (long s = 1; s < starts; ++s)
+                for (long i = 0; i < size; ++i) total[i] += last[s * size + i];
+            lcu_sum_moves(total, step.reverse, moved, classes);
+            memcpy(now, last, starts * size * sizeof *now);
+            for (long s = 0; s < starts; ++s) {
+                lcu_take_stay(in, year - 1, s, first, width, stay);
+                lcu_hold(now + s * size, step.diagonal, stay, classes);
+            }
+            if (in->stay) memcpy(now + starts * size, moved, size * sizeof *now);
+            else for (long i = 0; i < size; ++i) now[i] += moved[i];
+        }
+        lcu_join(own + year * size, now, lcu_starts(in, year), classes, 0);
     }
 }
 
@@ -219,53 +294,52 @@ LCU_CLONES static void lcu_posterior_strip(
 ) {
     long classes = in->classes, size = classes * LCU_STRIP;
     long width = in->pixels - first < LCU_STRIP ? in->pixels - first : LCU_STRIP;
-    float *forward = scratch, *own = forward + in->years * size; /* both [year][class][strip] */
-    float *after = own + in->years * size, *before = after + size; /* both [class][strip] */
-    int32_t seen[LCU_STRIP];
-    lcu_step step;
-    for (long year = 0; year < in->years; ++year) {
-        float *now = forward + year * size;
-        lcu_take(in, year, first, width, own + year * size, seen);
-        if (year > 0) {
-            lcu_take_step(in, year - 1, first, width, &step);
-            lcu_sum_step(now - size, step.reverse, &step, now, classes);
-        } else for (long i = 0; i < size; ++i) now[i] = 1;
-        lcu_join(own + year * size, now, classes);
-    }
-    for (long i = 0; i < size; ++i) after[i] = 1; /* of what follows, given the class of this year */
+    float *forward = scratch, *own = forward + lcu_starts_before(in, in->years) * size;
+    float *after = own + in->years * size; /* [start][class][strip] */
+    float *total = after + lcu_starts(in, in->years - 1) * size, *moved = total + size; /* both [class][strip] */
+    lcu_forward(in, first, width, forward, own, total, moved);
+    /* What follows, given the class of this year and its start. */
+    for (long i = 0; i < lcu_starts(in, in->years - 1) * size; ++i) after[i] = 1;
     for (long year = in->years - 1; year >= 0; --year) {
-        float *now = forward + year * size, sum[LCU_STRIP];
+        long starts = lcu_starts(in, year);
+        const float *now = forward + lcu_starts_before(in, year) * size;
+        float sum[LCU_STRIP], same[LCU_STRIP], all[LCU_STRIP], stay[LCU_STRIP];
         if (year < in->years - 1) {
-            float same[LCU_STRIP], all[LCU_STRIP];
-            lcu_take_step(in, year, first, width, &step);
+            lcu_step step = lcu_step_after(in, year);
             /* `after` holds own x after of the next year: to this year's classes by the transitions. */
-            lcu_sum_step(after, step.transition, &step, before, classes);
+            lcu_sum_moves(after + (in->stay ? starts : 0) * size, step.transition, moved, classes);
             for (int x = 0; x < LCU_STRIP; ++x) same[x] = all[x] = 0;
-            for (long c = 0; c < classes; ++c)
-                for (int x = 0; x < LCU_STRIP; ++x) {
-                    float value = now[c * LCU_STRIP + x];
-                    all[x] += value * before[c * LCU_STRIP + x];
-                    same[x] += value * step.diagonal[c] * step.stay[x] * after[c * LCU_STRIP + x];
-                }
-            for (long x = 0; x < width; ++x) {
-                float moved = all[x] > 0 ? (all[x] - same[x]) / all[x] : 1;
-                change[year * in->pixels + first + x] = moved < 0 ? 0 : moved;
+            for (long s = 0; s < starts; ++s) {
+                lcu_take_stay(in, year, s, first, width, stay);
+                for (long c = 0; c < classes; ++c)
+                    for (int x = 0; x < LCU_STRIP; ++x) {
+                        long i = (s * classes + c) * LCU_STRIP + x;
+                        float held = step.diagonal[c] * stay[x] * after[i];
+                        after[i] = held + moved[c * LCU_STRIP + x];
+                        all[x] += now[i] * after[i];
+                        same[x] += now[i] * held;
+                    }
             }
-            memcpy(after, before, size * sizeof *after);
+            for (long x = 0; x < width; ++x) {
+                float other = all[x] > 0 ? (all[x] - same[x]) / all[x] : 1;
+                change[year * in->pixels + first + x] = other < 0 ? 0 : other;
+            }
             /* Contradictory years: what follows says nothing about this one. */
-            for (long c = 0; c < classes; ++c)
+            for (long row = 0; row < starts * classes; ++row)
                 for (int x = 0; x < LCU_STRIP; ++x)
-                    if (!(all[x] > 0)) after[c * LCU_STRIP + x] = 1;
+                    if (!(all[x] > 0)) after[row * LCU_STRIP + x] = 1;
         }
         for (int x = 0; x < LCU_STRIP; ++x) sum[x] = 0;
+        for (long i = 0; i < size; ++i) total[i] = 0;
+        for (long s = 0; s < starts; ++s)
+            for (long i = 0; i < size; ++i) total[i] += now[s * size + i] * after[s * size + i];
         for (long c = 0; c < classes; ++c)
-            for (int x = 0; x < LCU_STRIP; ++x) sum[x] += now[c * LCU_STRIP + x] * after[c * LCU_STRIP + x];
+            for (int x = 0; x < LCU_STRIP; ++x) sum[x] += total[c * LCU_STRIP + x];
         for (long c = 0; c < classes; ++c) {
             float *out = posterior + (year * classes + c) * in->pixels + first;
-            for (long x = 0; x < width; ++x)
-                out[x] = now[c * LCU_STRIP + x] * after[c * LCU_STRIP + x] / sum[x];
+            for (long x = 0; x < width; ++x) out[x] = total[c * LCU_STRIP + x] / sum[x];
         }
-        lcu_join(own + year * size, after, classes);
+        lcu_join(own + year * size, after, starts, classes, 1);
     }
 }
 

@@ -22,7 +22,7 @@ cdef extern from "years.h" nogil:
         const float* stay
         long years, classes, pixels
 
-    long lcu_years_scratch(long years, long classes)
+    long lcu_years_scratch(const lcu_years* data)
     void lcu_decode_strip(const lcu_years* data, long first, uint8_t* labels, float* scratch)
     void lcu_posterior_strip(
         const lcu_years* data, long first, float* posterior, float* change, float* scratch
@@ -34,13 +34,14 @@ cdef lcu_years data_of(
     const float[:, :, ::1] transition,   # IN  [year - 1, from, to], 0 where from is to; a row of anything of one year
     const float[:, :, ::1] reverse,      # IN  [year - 1, to, from], the same
     const float[:, ::1] diagonal,        # IN  [year - 1, class]
-    const float[:, ::1] stay,            # IN  [year - 1, pixel]
+    const float[:, ::1] stay,            # IN  [step (step + 1) / 2 + start, pixel]; no row: 1
 ):
     """Say where everything lies."""
     cdef lcu_years data
     data.probability = &probability[0, 0, 0]
     data.transition, data.reverse = &transition[0, 0, 0], &reverse[0, 0, 0]
-    data.diagonal, data.stay = &diagonal[0, 0], &stay[0, 0]
+    data.diagonal = &diagonal[0, 0]
+    data.stay = &stay[0, 0] if stay.shape[0] else NULL
     data.years, data.classes, data.pixels = probability.shape[0], probability.shape[1], probability.shape[2]
     return data
 
@@ -59,7 +60,7 @@ def decode(
     cdef Py_ssize_t first
     cdef float* scratch
     with nogil, parallel(num_threads=threads):
-        scratch = <float*>malloc(lcu_years_scratch(data.years, data.classes) * sizeof(float))
+        scratch = <float*>malloc(lcu_years_scratch(&data) * sizeof(float))
         for first in prange(0, data.pixels, LCU_STRIP, schedule="static"):
             lcu_decode_strip(&data, first, &labels[0, 0], scratch)
         free(scratch)
@@ -80,7 +81,7 @@ def posterior(
     cdef Py_ssize_t first
     cdef float* scratch
     with nogil, parallel(num_threads=threads):
-        scratch = <float*>malloc(lcu_years_scratch(data.years, data.classes) * sizeof(float))
+        scratch = <float*>malloc(lcu_years_scratch(&data) * sizeof(float))
         for first in prange(0, data.pixels, LCU_STRIP, schedule="static"):
             lcu_posterior_strip(&data, first, &classes[0, 0, 0], &change[0, 0], scratch)
         free(scratch)

@@ -1,9 +1,10 @@
 """From probabilities of single years to evidence for the choice over years. Arrays in memory: no files, no MPI.
 
-A classifier's probabilities are no likelihoods: it errs in some classes more than in others, and its doubts are
-larger or smaller than they should be. So its answer is taken as a vote, and what a vote is worth is found from all
-pixels: its error matrix, and the transitions, are estimated again and again from the classes that they lead to
-(Viterbi training). The old map's vote is one more year with its own error matrix.
+A classifier's probabilities are no likelihoods: it errs in some classes more than in others, and it is surer than it
+should be. So its answer is taken as a vote for one class, and how strong that vote is as one of a few grades. What a
+vote of a grade is worth is found from all pixels: how often each is cast where a class is so, and the transitions, are
+counted again and again from the classes that they lead to (Viterbi training). The old map's vote is one more year with
+counts of its own.
 """
 
 from __future__ import annotations
@@ -17,21 +18,26 @@ from lcu.legend import OUTSIDE
 from lcu.reliability import SCALE
 from lcu.years import most_likely_years
 
-# Power of the probabilities in a vote, and, below, weight of the legend's transitions against what is counted: chosen
-# on the simulated landscape (docs/consistency.md). With a power of 1 doubt counts twice, in the vote and in the error
-# matrix; with a large one nothing is left of it.
+# Power of the probabilities in a vote.
 SHARPNESS = 2.0
 
-# How often a chain is estimated: every turn makes the maps a little better, and a change of a rare class a little more
-# like an error, since what is decoded holds fewer changes than there are.
+# Shares of a vote that part its grades, half-way between two that can be written: what is written is of the same grade.
+GRADES = np.array([150.5, 212.5, 242.5, 248.5], np.float32) / np.float32(SCALE)
+
+# How often a vote of each grade is taken to be right before anything was counted. What is counted depends on it: trust
+# the votes more, and what a classifier errs in for a year passes for two changes; less, and a change for its errors.
+# Chosen, as TURNS and the weights below, on the simulated landscape (docs/consistency.md).
+TRUST = (0.5, 0.6, 0.75, 0.85, 0.93)
+
+# How often a chain is estimated.
 TURNS = 2
 
-# FEWEST_PIXELS: a class that was counted less often has this many; ERRORS_WEIGHT: pixels of a matrix with
-# ERRORS_DIAGONAL right votes that are added to each class.
+# FEWEST_PIXELS: a class that was counted less often has this many; ERRORS_WEIGHT: pixels with ERRORS_DIAGONAL right
+# votes that are added to each class.
 TRANSITIONS_WEIGHT = 0.3
 FEWEST_PIXELS = 1000
-ERRORS_WEIGHT = 100.0
-ERRORS_DIAGONAL = 0.8
+ERRORS_WEIGHT = 50.0
+ERRORS_DIAGONAL = 0.9
 
 
 @dataclass(frozen=True)
@@ -44,8 +50,8 @@ class Chain:
         The years that there are votes of, ascending: the mapped ones, and the old map's where it is used.
     step : ndarray[from, to], float64
         Probability that a class is followed by another in the next year.
-    errors : ndarray[year, class, vote], float64
-        How often each class is voted for where the class is so; rows sum to 1.
+    errors : ndarray[year, class, vote, grade], float64
+        How often each class is voted for, how strongly, where the class is so, up to a factor for each vote and grade.
     """
 
     years: tuple[int, ...]
@@ -106,17 +112,29 @@ def votes_of_map(indices: np.ndarray, classes: int) -> np.ndarray:
     return (indices[None] == np.arange(classes, dtype=np.uint8)[:, None, None]).astype(np.float32)
 
 
+def graded(cast: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the class that is voted for and the grade of the vote, intp [y, x] each, the first among equals.
+
+    Parameters
+    ----------
+    cast : ndarray[vote, y, x], float32
+        As `votes` returns them, of one year.
+    """
+    most, vote = cast[0].copy(), np.zeros(cast.shape[1:], np.intp)
+    for number, own in enumerate(cast[1:], 1):
+        vote[own > most] = number
+        np.maximum(most, own, out=most)
+    return vote, np.searchsorted(GRADES, most)
+
+
 def evidence(cast: np.ndarray, errors: np.ndarray) -> np.ndarray:
     """Return how likely the votes are in each class, relative to the likeliest.
-
-    A vote that is divided counts for each of its classes in part: the product of errors[class, vote] to the
-    power of the part.
 
     Parameters
     ----------
     cast : ndarray[year, vote, y, x], float32
         As `votes` returns them.
-    errors : ndarray[year, class, vote], float64
+    errors : ndarray[year, class, vote, grade], float64
 
     Returns
     -------
@@ -124,15 +142,13 @@ def evidence(cast: np.ndarray, errors: np.ndarray) -> np.ndarray:
         0..1; 1 in all classes where there is no vote.
     """
     out = np.empty(cast.shape, np.float32)
-    for number, (own, matrix) in enumerate(zip(cast, np.log(errors), strict=True)):
-        # Class by class in a fixed order: the sums of a matrix product may depend on its shape.
-        for to, weights in enumerate(matrix.astype(np.float32)):
-            total = own[0] * weights[0]
-            for vote, weight in zip(own[1:], weights[1:], strict=True):
-                total += vote * weight
-            out[number, to] = total
-        out[number] -= out[number].max(axis=0)
-    return np.exp(out, out=out)
+    relative = (errors / errors.max(axis=1, keepdims=True)).astype(np.float32)
+    for own, tables, likely in zip(cast, relative, out, strict=True):
+        place, missing = np.ravel_multi_index(graded(own), tables.shape[1:]), ~own.any(axis=0)
+        for table, found in zip(tables, likely, strict=True):
+            np.take(table.ravel(), place, out=found)
+            found[missing] = 1
+    return out
 
 
 def as_probability(written: np.ndarray) -> np.ndarray:
@@ -159,7 +175,7 @@ def count_transitions(labels: np.ndarray, years: Sequence[int], classes: int) ->
 
 
 def count_errors(labels: np.ndarray, cast: np.ndarray) -> np.ndarray:
-    """Add up the votes by class and year, int64 [year, class, vote], in 1 / SCALE of a vote.
+    """Count the votes by class and year, int64 [year, class, vote, grade].
 
     Parameters
     ----------
@@ -167,26 +183,32 @@ def count_errors(labels: np.ndarray, cast: np.ndarray) -> np.ndarray:
         Class indices; 255 = none.
     cast : ndarray[year, vote, y, x], float32
     """
-    classes = cast.shape[1]
-    parts = np.floor(cast * np.float32(SCALE) + np.float32(0.5)).astype(np.int64)
-    counts = np.zeros((len(labels), classes, classes), np.int64)
-    for year, (own, part) in enumerate(zip(labels, parts, strict=True)):
-        for label in range(classes):
-            counts[year, label] = part[:, own == label].sum(axis=1)
+    classes, grades = cast.shape[1], len(TRUST)
+    shape = classes, classes, grades
+    counts = np.zeros((len(labels), *shape), np.int64)
+    for label, own, count in zip(labels, cast, counts, strict=True):
+        vote, grade = graded(own)
+        known = (label < classes) & own.any(axis=0)
+        place = np.ravel_multi_index(
+            (label[known].astype(np.intp), vote[known], grade[known]), shape
+        )
+        count += np.bincount(place, minlength=count.size).reshape(shape)
     return counts
 
 
 def first_chain(years: Sequence[int], step: np.ndarray) -> Chain:
-    """Return the chain before anything was counted: the legend's transitions, votes as they are."""
-    classes = len(step)
-    return Chain(tuple(years), step, np.stack([_errors(np.zeros((classes, classes)))] * len(years)))
+    """Return the chain before anything was counted: the legend's transitions, votes right as often as `TRUST` says."""
+    classes, right = len(step), np.array(TRUST)
+    others = np.broadcast_to((1 - right) / max(classes - 1, 1), (classes, classes, len(right)))
+    errors = np.where(np.eye(classes, dtype=bool)[..., None], right, others)
+    return Chain(tuple(years), step, np.stack([errors] * len(years)))
 
 
 def estimate(
     cells: Callable[[], Iterable[np.ndarray]], years: Sequence[int], mapped: Sequence[int], prior: np.ndarray,
     add: Callable[[np.ndarray], np.ndarray] = lambda counts: counts,
 ) -> Chain:  # fmt: skip
-    """Estimate error matrices and transitions from what they lead to (Viterbi training).
+    """Estimate errors and transitions from what they lead to (Viterbi training).
 
     Parameters
     ----------
@@ -195,8 +217,8 @@ def estimate(
     years : sequence of int
         The year of each vote.
     mapped : sequence of int
-        Positions of the mapped years among them. They share one error matrix: with one for each, a change of a rare
-        class would pass for an error that the classifier makes in that year.
+        Positions of the mapped years among them. Their errors are counted together: with counts for each, a change of
+        a rare class would pass for an error that the classifier makes in that year.
     prior : ndarray[from, to], float64
         The legend's transitions.
     add : callable
@@ -207,7 +229,7 @@ def estimate(
     # One vote alone says nothing about its own errors.
     for _ in range(TURNS if len(years) > 1 else 0):
         transitions = np.zeros((classes, classes), np.int64)
-        errors = np.zeros((len(years), classes, classes), np.int64)
+        errors = np.zeros(chain.errors.shape, np.int64)
         for cast in cells():
             labels = decode(cast, chain)
             transitions += count_transitions(labels, years, classes)
@@ -232,16 +254,23 @@ def next_chain(
     """
     weight = TRANSITIONS_WEIGHT * np.maximum(transitions.sum(axis=1, keepdims=True), FEWEST_PIXELS)
     step = transitions + weight * prior
-    matrices = np.stack([_errors(own / SCALE) for own in errors])
-    return Chain(chain.years, step / step.sum(axis=1, keepdims=True), matrices)
+    shares = np.stack([_errors(own) for own in errors])
+    return Chain(chain.years, step / step.sum(axis=1, keepdims=True), shares)
 
 
 def _errors(counts: np.ndarray) -> np.ndarray:
-    """Return an error matrix [class, vote] from counts, a few pixels of mostly right votes added."""
+    """Return the shares of votes and grades in each class, [class, vote, grade], of counts.
+
+    A few pixels of mostly right votes are added to each class, graded as all right and all wrong ones for it are.
+    """
     classes = len(counts)
-    added = np.eye(classes) * ERRORS_DIAGONAL + (1 - ERRORS_DIAGONAL) / classes
+    right = np.einsum("vvg->vg", counts)
+    wrong = counts.sum(axis=0) - right
+    grades = [(own + 1) / (own + 1).sum(axis=1, keepdims=True) for own in (right, wrong)]
+    added = (1 - ERRORS_DIAGONAL) / classes * np.broadcast_to(grades[1], counts.shape)
+    added = added + ERRORS_DIAGONAL * np.eye(classes)[..., None] * grades[0]
     full = counts + ERRORS_WEIGHT * added
-    return full / full.sum(axis=1, keepdims=True)
+    return full / full.sum(axis=(1, 2), keepdims=True)
 
 
 def decode(cast: np.ndarray, chain: Chain, stay: np.ndarray | None = None) -> np.ndarray:

@@ -1,15 +1,16 @@
 """How alike the years of a pixel are: evidence for a class that stays. Arrays in memory: no files, no MPI.
 
 A hidden Markov model takes what the years show as independent, given the classes. It is not: a stand keeps its trees
-and a field its soil, so successive years of one place are more alike than two places of its class, and where they
-are less so something happened. So the transition of a class to itself is multiplied with
+and a field its soil, so the years of one place are more alike than two places of its class, and where they are less so
+something happened. So a class that stays from one year to another is worth
 
-    p(z, z' | the same place, of the class in both years) / (p(z | the class) p(z' | the class)),
+    p(z1, ..., zn | the same place, of the class in all years) / (p(z1 | the class) ... p(zn | the class)),
 
-z and z' being the linear discriminants of the two years: normal in a class and year, each with a correlation from
-year to year (the density of a bivariate normal over those of its margins). Its logarithm is halved and kept within two:
-so often do such values occur when they are counted, over pairs of the same place and pairs of two places of a class
-(docs/consistency.md).
+z being the linear discriminants of the years: normal in a class and year, each with the same correlation between all
+years of a place, which has a level of its own that lasts (the density of a multivariate normal over those of its
+margins). So the mean of all years before a change is compared with that of all after it, where pairs of successive
+years would compare one with one. The logarithm is halved, for discriminants are no independent witnesses, and what one
+year more adds to it is kept within three (docs/consistency.md).
 """
 
 from __future__ import annotations
@@ -21,20 +22,21 @@ from typing import Any
 import numpy as np
 
 from lcu.discriminants import add_up, directions, project
+from lcu.years import pairs_of_years
 
-# Share of the votes of two years from which a class is looked at.
+# Share of the votes of the years from which a class is looked at.
 LEAST_VOTE = np.float32(0.02)
 
 # Pixels that a class must have in every year, or it is not judged.
 LEAST_PIXELS = 50
 
 # Spreads from the middle of a class beyond which a discriminant counts as that far.
-FARTHEST = 6.0
+FARTHEST = 4.0
 
 # Correlation that a discriminant has at most.
 MOST_CORRELATED = 0.97
 
-POWER, LIMIT = np.float32(0.5), np.float32(2.0)
+POWER, LIMIT = np.float32(0.5), np.float32(3.0)
 
 # From a median absolute deviation to the standard deviation of a normal distribution.
 NORMAL = 1.4826
@@ -53,7 +55,7 @@ class Likeness:
     middle, spread : ndarray[year, class, direction], float32
         Median and spread in each class.
     correlation : ndarray[class, direction], float32
-        Between successive years of a place; 0 in classes with too few pixels.
+        Between years of a place; 0 in classes with too few pixels.
     """
 
     centre: np.ndarray
@@ -172,10 +174,10 @@ def _scaled(values: np.ndarray, middle: np.ndarray, spread: np.ndarray) -> np.nd
 
 
 def stay(known: Likeness, series: np.ndarray, votes: np.ndarray) -> np.ndarray:
-    """Return what the transition of a class to itself is multiplied with, float32 [year - 1, y, x].
+    """Return what the transition of a class to itself is multiplied with, float32 [pair, y, x].
 
-    One number for all classes: the mean of their logarithms, each counted by its share of the votes of both years.
-    A class that nothing speaks for would judge pixels that lie far outside of it.
+    For each of `lcu.years.pairs_of_years`: one number for all classes, of the mean of their logarithms, each counted by
+    its share of the votes of the years. A class that nothing speaks for would judge pixels that lie far outside of it.
 
     Parameters
     ----------
@@ -188,36 +190,77 @@ def stay(known: Likeness, series: np.ndarray, votes: np.ndarray) -> np.ndarray:
     values = known.discriminants(series.reshape(*series.shape[:2], -1))
     shares = votes.reshape(years, classes, -1)
     seen = shares.any(axis=1)
-    total = np.zeros((years - 1, values.shape[2]), np.float32)
+    # Of the years from `first` to `last`, [first][last].
+    alike = np.zeros((years, years, values.shape[2]), np.float32)
     for number in np.flatnonzero(known.correlation.any(axis=1)):
-        for year in range(years - 1):
-            weight = (shares[year, number] + shares[year + 1, number]) / np.float32(2)
-            weight[~(seen[year] & seen[year + 1])] = 0
-            chosen = np.flatnonzero(weight > LEAST_VOTE)
-            pair = (
-                _scaled(values[at][:, chosen], known.middle[at, number], known.spread[at, number])
-                for at in (year, year + 1)
-            )
-            ratio = log_ratio(*pair, known.correlation[number])
-            total[year, chosen] += weight[chosen] * np.clip(POWER * ratio, -LIMIT, LIMIT)
-    return np.exp(total).reshape(years - 1, *size)
+        chosen = np.flatnonzero((shares[:, number] > LEAST_VOTE).any(axis=0))
+        scaled = np.stack([
+            _scaled(own[:, chosen], known.middle[year, number], known.spread[year, number])
+            for year, own in enumerate(values)
+        ])  # fmt: skip
+        of_class = _alike(
+            scaled, seen[:, chosen], shares[:, number, chosen], known.correlation[number]
+        )
+        alike[..., chosen] += of_class
+    pairs = pairs_of_years(years)
+    factors = np.empty((len(pairs), values.shape[2]), np.float32)
+    for factor, (start, step) in zip(factors, pairs, strict=True):
+        more = alike[start, step + 1] - alike[start, step]
+        np.exp(np.clip(more, -LIMIT, LIMIT), out=factor)
+    return factors.reshape(len(pairs), *size)
 
 
-def log_ratio(first: np.ndarray, second: np.ndarray, correlation: np.ndarray) -> np.ndarray:
-    """Return the logarithm of the density of pairs over that of their parts, float32 [pixel].
-
-    The sum over the directions of -log(q) / 2 - (r^2 (a^2 + b^2) - 2 r a b) / (2 q), q = 1 - r^2: bivariate normal
-    over the product of its margins.
+def _alike(
+    scaled: np.ndarray, seen: np.ndarray, share: np.ndarray, correlation: np.ndarray
+) -> np.ndarray:
+    """Return how much a class says for one place in the years from the first to the last, float32 [first, last, pixel].
 
     Parameters
     ----------
-    first, second : ndarray[direction, pixel], float32
+    scaled : ndarray[year, direction, pixel], float32
         In standard deviations.
+    seen : ndarray[year, pixel], bool
+    share : ndarray[year, pixel], float32
+        The class's share of the votes.
     correlation : ndarray[direction], float32
     """
-    total = np.zeros(first.shape[1], np.float32)
+    years = len(scaled)
+    out = np.zeros((years, years, scaled.shape[2]), np.float32)
+    for first in range(years):
+        total, squares = (np.zeros(scaled.shape[1:], np.float32) for _ in range(2))
+        count, weight = np.zeros(scaled.shape[2], np.intp), np.zeros(scaled.shape[2], np.float32)
+        for last in range(first, years):
+            own = np.where(seen[last], scaled[last], np.float32(0))
+            total, squares = total + own, squares + own * own
+            count, weight = count + seen[last], weight + share[last]
+            mean = weight / np.maximum(count, 1).astype(np.float32)
+            mean[(mean <= LEAST_VOTE) | (count < 2)] = 0
+            out[first, last] = POWER * mean * log_ratio(total, squares, count, correlation)
+    return out
+
+
+def log_ratio(
+    total: np.ndarray, squares: np.ndarray, count: np.ndarray, correlation: np.ndarray
+) -> np.ndarray:
+    """Return the logarithm of the density of n years over that of each by itself, float32 [pixel].
+
+    Of a multivariate normal with the same correlation r between any two, over the product of its margins: the sum
+    over the directions of -((n - 1) log(1 - r) + log(m)) / 2 - r (q - s^2 / m) / (2 (1 - r)), m = 1 + (n - 1) r, with s
+    the sum of the values and q that of their squares.
+
+    Parameters
+    ----------
+    total, squares : ndarray[direction, pixel], float32
+        Sums of the values, in standard deviations, and of their squares.
+    count : ndarray[pixel], intp
+        How many years they are of; above 0.
+    correlation : ndarray[direction], float32
+    """
+    found = np.zeros(total.shape[1], np.float32)
+    number = np.arange(count.max(initial=1) + 1, dtype=np.float32)
     # One direction after the other: a sum over an axis may depend on its layout.
-    for a, b, r in zip(first, second, correlation, strict=True):
-        q = 1 - r * r
-        total += (2 * r * a * b - r * r * (a * a + b * b)) / (2 * q) - np.log(q) / 2
-    return total
+    for s, q, r in zip(total, squares, correlation, strict=True):
+        more = 1 + np.maximum(number - 1, 0) * r
+        constant = -(np.maximum(number - 1, 0) * np.log(1 - r) + np.log(more)) / 2
+        found += constant[count] - r / (2 * (1 - r)) * (q - s * s * (1 / more)[count])
+    return found

@@ -6,11 +6,40 @@ The classes of a pixel over the years are a chain: what a year's acquisitions sa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from lcu import _years
 
 MOST_CLASSES = 250
+
+
+def pairs_of_years(years: int) -> list[tuple[int, int]]:
+    """Return (start, step): staying from year `step` to the next one in a class that began in year `start`."""
+    return [(start, step) for step in range(years - 1) for start in range(step + 1)]
+
+
+def over_votes(stay: np.ndarray, votes: int, mapped: Sequence[int]) -> np.ndarray:
+    """Return the factors of all votes from those of the mapped years among them, float32 [pair, y, x]; 1 for others.
+
+    Parameters
+    ----------
+    stay : ndarray[pair, y, x], float32
+        For the pairs of the mapped years.
+    votes : int
+        How many there are.
+    mapped : sequence of int
+        Positions of the mapped years among them, ascending.
+    """
+    place = {pair: number for number, pair in enumerate(pairs_of_years(len(mapped)))}
+    pairs = pairs_of_years(votes)
+    out = np.ones((len(pairs), *stay.shape[1:]), np.float32)
+    for factor, (start, step) in zip(out, pairs, strict=True):
+        inside = [number for number, at in enumerate(mapped) if start <= at <= step]
+        if inside and step + 1 in mapped:
+            factor[:] = stay[place[inside[0], inside[-1]]]
+    return out
 
 
 def most_likely_years(
@@ -29,8 +58,9 @@ def most_likely_years(
     transition : ndarray[from, to] or ndarray[year - 1, from, to], float
         Probability that a class is followed by another in the next year; one matrix for all years, or one
         for each step.
-    stay : ndarray[year - 1, y, x], float, optional
-        What the transition of a class to itself is multiplied with at each pixel and step; None: 1.
+    stay : ndarray[pair, y, x], float, optional
+        What the transition of a class to itself is multiplied with, for each of `pairs_of_years`: it may depend on
+        how long the class has stayed (a hidden semi-Markov model). None: 1.
     threads : int
         Threads over pixels; the result does not depend on it.
 
@@ -38,7 +68,7 @@ def most_likely_years(
     -------
     ndarray[year, y, x], uint8
         Class index; 255 where all years are missing. Of sequences that are equally likely the one whose
-        last class is first in the legend, then whose last but one is, and so on. Where the zeros of
+        last class is first in the legend, then (without `stay`) whose last but one is, and so on. Where the zeros of
         `transition` leave none, the sequence is broken before the year that fits no earlier one.
 
     Raises
@@ -86,7 +116,7 @@ def _prepare(
     """Return what the kernels take, float32.
 
     Probability [year, class, pixel]; transition [step, from, to] and [step, to, from], 0 where a class stays; the
-    transition of a class to itself [step, class]; stay [step, pixel].
+    transition of a class to itself [step, class]; stay [pair, pixel], no pair where it is 1.
     """
     if probability.ndim != 4 or not probability.shape[0]:
         raise ValueError(
@@ -102,10 +132,10 @@ def _prepare(
             f"transition must be [{classes}, {classes}] or [{steps}, {classes}, {classes}] for {len(probability)} "
             f"years of {classes} classes, found {matrix.shape}"
         )
-    size = (len(probability) - 1, *probability.shape[2:])
+    size = (len(pairs_of_years(len(probability))), *probability.shape[2:])
     held = None if stay is None else np.ascontiguousarray(stay, np.float32)
     if held is not None and held.shape != size:
-        raise ValueError(f"stay must be [year - 1, y, x], {size}, found {held.shape}")
+        raise ValueError(f"stay must be [pair, y, x], {size}, found {held.shape}")
     for name, values in (("transition", matrix), ("stay", held)):
         if values is not None and not (np.isfinite(values).all() and (values >= 0).all()):
             raise ValueError(f"{name} must hold finite numbers from 0 on")
@@ -113,9 +143,11 @@ def _prepare(
     diagonal = np.ascontiguousarray(np.diagonal(matrices, axis1=1, axis2=2))
     forth = matrices * ~np.eye(classes, dtype=bool)
     flat = np.ascontiguousarray(probability, np.float32).reshape(*probability.shape[:2], -1)
-    if held is None or not len(held):
-        held = np.ones((steps, flat.shape[2]), np.float32)
-    held = held.reshape(steps, -1)
+    held = (
+        np.zeros((0, flat.shape[2]), np.float32)
+        if held is None
+        else held.reshape(size[0], flat.shape[2])
+    )
     return flat, forth, np.ascontiguousarray(forth.transpose(0, 2, 1)), diagonal, held
 
 

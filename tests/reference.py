@@ -194,20 +194,28 @@ def kmeans(
 
 
 def sequences_of_years(
-    probability: np.ndarray, transition: np.ndarray, stay: np.ndarray | None = None
+    probability: np.ndarray,
+    transition: np.ndarray,
+    stay: dict[tuple[int, int], float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Every sequence of classes [sequence, year] of one pixel [year, class], and its probability [sequence].
 
-    `stay` [year - 1] multiplies the transition of a class to itself.
+    `stay` [start, step] multiplies the transition from year `step` to the same class, which began in year `start`.
     """
     years, classes = probability.shape
     own = np.where(np.isnan(probability).any(1, keepdims=True), 1, probability).astype(float)
     paths = np.array(list(np.ndindex(*(classes,) * years)))
     weight = own[np.arange(years), paths].prod(axis=1)
+    start = np.zeros(len(paths), int)
     for year in range(1, years):
         same = paths[:, year - 1] == paths[:, year]
-        held = 1.0 if stay is None else np.where(same, stay[year - 1], 1)
-        weight = weight * transition[paths[:, year - 1], paths[:, year]] * held
+        if stay is not None:
+            weight = weight * [
+                stay[began, year - 1] if held else 1.0
+                for began, held in zip(start.tolist(), same, strict=True)
+            ]
+        start[~same] = year
+        weight = weight * transition[paths[:, year - 1], paths[:, year]]
     return paths, weight
 
 

@@ -207,26 +207,53 @@ def test_the_estimated_chain_finds_transitions_and_errors() -> None:
     cast = evidence.votes(probability)
     chain = evidence.estimate(lambda: [cast], range(2018, 2024), range(6), prior)
     # It prefers few changes, so it finds fewer of those that only the ends of the series show.
-    assert 0.01 < chain.step[0, 1] < 0.04 and chain.step[1:].max(axis=1).min() > 0.995
-    # A whole vote is right in nine of ten; a thirtieth of each vote goes to other classes.
-    assert np.abs(chain.errors[2].diagonal() - 0.9).max() < 0.06
+    assert 0.008 < chain.step[0, 1] < 0.04 and chain.step[1:].max(axis=1).min() > 0.995
+    # Nine of ten votes are right; all are of one grade.
+    shares = chain.errors[2].sum(axis=2)
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+    assert np.abs(shares.diagonal() - 0.9).max() < 0.04
+    assert np.einsum("vvg->g", chain.errors[2]).argmax() == np.searchsorted(evidence.GRADES, 0.97)
     decoded = evidence.decode(cast, chain)[:, 0]
     alone = probability[:, :, 0].argmax(axis=1)
     assert (decoded == truth).mean() > 0.98 > (alone == truth).mean() + 0.05
 
 
 @given(st.integers(0, 99), st.integers(2, 5))
-def test_evidence_of_a_whole_vote_is_its_column_of_the_error_matrix(
-    seed: int, classes: int
-) -> None:
-    random = np.random.default_rng(seed)
-    errors = random.dirichlet(np.ones(classes), (1, classes)) + 1e-3
-    said = random.integers(0, classes, (3, 4)).astype(np.uint8)
-    cast = evidence.votes_of_map(said, classes)[None]
-    expected = errors[0][:, said] / errors[0][:, said].max(axis=0)
+def test_evidence_is_how_often_each_class_has_such_votes(seed: int, classes: int) -> None:
+    random, grades = np.random.default_rng(seed), len(evidence.TRUST)
+    errors = random.random((1, classes, classes, grades)) + 1e-3
+    said, grade = random.integers(0, classes, (3, 4)), random.integers(1, grades, (3, 4))
+    share = np.append(evidence.GRADES, 1)[grade]  # the upper end of the grade
+    cast = np.where(np.arange(classes)[:, None, None] == said, share, (1 - share) / (classes - 1))
+    expected = errors[0][:, said, grade] / errors[0][:, said, grade].max(axis=0)
+    cast = cast[None].astype(np.float32)
     np.testing.assert_allclose(evidence.evidence(cast, errors)[0], expected, rtol=1e-4)
     nothing = evidence.evidence(np.zeros_like(cast), errors)
     np.testing.assert_array_equal(nothing, 1)
+
+
+def test_written_votes_have_the_grade_of_what_was_written() -> None:
+    cast = evidence.votes(probabilities(5, 1, 4, 90, 90))
+    vote, grade = evidence.graded(cast[0])
+    written, again = evidence.graded(np.rint(cast[0] * 250).astype(np.float32) / np.float32(250))
+    assert set(grade.ravel()) == set(range(len(evidence.TRUST)))
+    np.testing.assert_array_equal(grade, again)
+    assert (vote == written).mean() > 0.99  # two classes may come out alike in bytes
+
+
+def test_sure_votes_are_worth_more_where_they_were_more_often_right() -> None:
+    step = np.full((3, 3), 0.005) + np.eye(3) * 0.985
+    random = np.random.default_rng(4)
+    _, sure = simulated_votes(1, step, 6, 30_000, 0.99)
+    _, vague = simulated_votes(1, step, 6, 30_000, 0.7)
+    vague = 0.5 * vague + 0.5 / 3
+    said = np.where(random.random((6, 1, 1, 30_000)) < 0.5, sure, vague)
+    cast = evidence.votes(said)
+    chain = evidence.estimate(lambda: [cast], range(6), range(6), step)
+    errors = chain.errors[0]
+    odds = errors[0, 0] / errors[1, 0]
+    strong, weak = (evidence.graded(evidence.votes(one))[1][0, 0] for one in (sure[0], vague[0]))
+    assert strong > weak and odds[strong] > 10 * odds[weak] > 10
 
 
 def test_years_that_lie_apart_have_more_time_to_change() -> None:
@@ -384,7 +411,16 @@ def prepared(folder: Path, comm: MPI.Comm, **keys: object) -> Source:
 def composites(config: configuration.Config, marks: dict[tuple[str, int], str]) -> Composites:
     tiles = {tile: TILES[tile] for tile, _ in marks}
     keys = config.composite
-    return Composites(config.directory, tiles, config.periods, keys.bands, keys.shard, marks)
+    return Composites(
+        config.directory,
+        tiles,
+        config.periods,
+        keys.bands,
+        keys.shard,
+        marks,
+        config.times,
+        config.own_days,
+    )
 
 
 def write_composites(config: configuration.Config, marks: dict[tuple[str, int], str]) -> None:

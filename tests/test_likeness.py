@@ -10,6 +10,7 @@ from scipy import stats
 
 from lcu import likeness
 from lcu.likeness import Likeness
+from lcu.years import pairs_of_years
 
 YEARS, FEATURES, SIDE = 4, 6, 40
 
@@ -26,7 +27,7 @@ def places(seed: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     own = centres[label].transpose(2, 0, 1) + random.normal(0, 150, (FEATURES, SIDE, SIDE))
     series = own + random.normal(0, 60, (YEARS, FEATURES, SIDE, SIDE))
     series += 100 * np.arange(YEARS)[:, None, None, None]  # years of other weather
-    votes = np.where(label == np.arange(2)[:, None, None], 0.9, 0.1).astype(np.float32)
+    votes = np.where(label == np.arange(2)[:, None, None], 0.96, 0.04).astype(np.float32)
     return (
         np.rint(series).astype(np.uint16),
         label,
@@ -46,15 +47,20 @@ def flat(series: np.ndarray) -> np.ndarray:
     return series.reshape(*series.shape[:2], -1)
 
 
-def test_the_ratio_is_that_of_normal_densities() -> None:
-    random = np.random.default_rng(1)
-    first, second = random.normal(0, 1.5, (2, 3, 50)).astype(np.float32)
+@pytest.mark.parametrize("years", [1, 2, 5])
+def test_the_ratio_is_that_of_normal_densities(years: int) -> None:
+    values = np.random.default_rng(years).normal(0, 1.5, (years, 3, 50)).astype(np.float32)
     correlation = np.array([0.0, 0.5, 0.9], np.float32)
     expected = np.zeros(50)
-    for a, b, r in zip(first, second, correlation, strict=True):
-        both = stats.multivariate_normal([0, 0], [[1, r], [r, 1]])
-        expected += both.logpdf(np.stack([a, b], 1)) - stats.norm.logpdf(a) - stats.norm.logpdf(b)
-    np.testing.assert_allclose(likeness.log_ratio(first, second, correlation), expected, atol=1e-3)
+    for own, r in zip(values.transpose(1, 2, 0), correlation, strict=True):
+        together = stats.multivariate_normal(
+            None, np.full((years, years), r) + (1 - r) * np.eye(years)
+        )
+        expected += np.atleast_1d(together.logpdf(own)) - stats.norm.logpdf(own).sum(axis=1)
+    found = likeness.log_ratio(
+        values.sum(axis=0), (values**2).sum(axis=0), np.full(50, years), correlation
+    )
+    np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
 def test_a_place_that_looks_the_same_stays_and_one_that_looks_like_another_does_not() -> None:
@@ -66,8 +72,12 @@ def test_a_place_that_looks_the_same_stays_and_one_that_looks_like_another_does_
     swapped[2:] = series[2:, :, ::-1]  # from 2020 on another place of the class
     other = likeness.stay(known, swapped, votes)
     assert (same > 1).mean() > 0.9
-    assert np.median(other[1]) < 1 < np.median(other[[0, 2]])
-    np.testing.assert_array_equal(other[0], same[0])
+    place = {pair: number for number, pair in enumerate(pairs_of_years(YEARS))}
+    changed = {name: np.median(other[number]) for name, number in place.items()}
+    assert changed[1, 1] < 1 and changed[0, 0] > 1 and changed[2, 2] > 1
+    # With two years before it the difference is surer than with one.
+    assert changed[0, 1] < changed[1, 1]
+    np.testing.assert_array_equal(other[place[0, 0]], same[place[0, 0]])
 
 
 def test_it_stays_within_its_limit() -> None:
@@ -75,15 +85,22 @@ def test_it_stays_within_its_limit() -> None:
     wild = series.copy()
     wild[1, :, ::3] = 65535
     found = likeness.stay(fitted(series, label), wild, votes)
-    assert found.min() >= np.exp(-2.0) - 1e-6 and found.max() <= np.exp(2.0) + 1e-5
+    assert found.min() >= np.exp(-3.0) - 1e-6 and found.max() <= np.exp(3.0) + 1e-5
     assert np.isfinite(found).all()
 
 
 def test_a_year_that_is_missing_says_nothing() -> None:
     series, label, votes = places()
     votes[1, :, :5] = 0
-    found = likeness.stay(fitted(series, label), series, votes)
-    assert (found[:2, :5] == 1).all() and (found[2, :5] != 1).any() and (found[:2, 5:] != 1).any()
+    known = fitted(series, label)
+    found, pairs = likeness.stay(known, series, votes), pairs_of_years(YEARS)
+    for factor, (start, step) in zip(found, pairs, strict=True):
+        nothing = step + 1 == 1 or (start, step) == (1, 1)
+        assert (factor[:5] == 1).all() == nothing and (factor[5:] != 1).any()
+    # Across the missing year 2018 is compared with 2020, whatever the series of 2019.
+    other = series.copy()
+    other[1, :, :5] = 40
+    np.testing.assert_array_equal(likeness.stay(known, other, votes)[:, :5], found[:, :5])
 
 
 def test_a_class_with_too_few_pixels_says_nothing() -> None:

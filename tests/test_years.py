@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lcu.classify import most_likely_years, posterior_of_years
+from lcu.years import over_votes, pairs_of_years
 from tests import reference
 
 
@@ -33,14 +34,17 @@ SMALL = st.builds(
 
 
 def stays(probability: np.ndarray, seed: int) -> np.ndarray | None:
-    """Return random factors of classes that stay, float32 [year - 1, y, x]; of some cases none."""
+    """Return random factors of classes that stay, float32 [pair, y, x]; of some cases none."""
     years, _, *size = probability.shape
-    factors = np.exp(np.random.default_rng(seed).normal(0, 2, (years - 1, *size)))
+    factors = np.exp(np.random.default_rng(seed).normal(0, 2, (len(pairs_of_years(years)), *size)))
     return factors.astype(np.float32) if seed % 3 else None
 
 
-def of_pixel(stay: np.ndarray | None, y: int, x: int) -> np.ndarray | None:
-    return None if stay is None else stay[:, y, x]
+def of_pixel(stay: np.ndarray | None, y: int, x: int, years: int) -> dict | None:
+    """Return (start, step) -> factor of one pixel."""
+    if stay is None:
+        return None
+    return dict(zip(pairs_of_years(years), stay[:, y, x].tolist(), strict=True))
 
 
 @given(SMALL, st.integers(0, 99))
@@ -53,7 +57,9 @@ def test_years_kernel_finds_the_best_of_all_sequences(case: tuple, seed: int) ->
         if np.isnan(own).any(axis=1).all():
             assert (found[:, y, x] == 255).all()
             continue
-        paths, weight = reference.sequences_of_years(own, transition, of_pixel(stay, y, x))
+        paths, weight = reference.sequences_of_years(
+            own, transition, of_pixel(stay, y, x, len(probability))
+        )
         chosen = weight[(paths == found[:, y, x]).all(axis=1)].item()
         assert chosen > 0 and chosen >= weight.max() * (1 - 1e-5)
 
@@ -67,7 +73,9 @@ def test_years_kernel_gives_the_posterior_of_all_sequences(case: tuple, seed: in
     assert change.shape == (years - 1, *probability.shape[2:])
     for y, x in np.ndindex(*probability.shape[2:]):
         own = probability[:, :, y, x]
-        paths, weight = reference.sequences_of_years(own, transition, of_pixel(stay, y, x))
+        paths, weight = reference.sequences_of_years(
+            own, transition, of_pixel(stay, y, x, len(probability))
+        )
         weight = weight / weight.sum()
         expected = [
             [weight[paths[:, year] == c].sum() for c in range(classes)] for year in range(years)
@@ -166,9 +174,9 @@ def test_what_does_not_fit_is_named(shape: tuple, transition: np.ndarray, expect
 @pytest.mark.parametrize(
     ("stay", "expected"),
     [
-        (np.ones((1, 2, 2)), r"\[year - 1, y, x\], \(2, 4, 4\)"),
-        (-np.ones((2, 4, 4)), "stay must hold finite numbers from 0 on"),
-        (np.full((2, 4, 4), np.inf), "stay must hold finite"),
+        (np.ones((2, 4, 4)), r"\[pair, y, x\], \(3, 4, 4\)"),
+        (-np.ones((3, 4, 4)), "stay must hold finite numbers from 0 on"),
+        (np.full((3, 4, 4), np.inf), "stay must hold finite"),
     ],
 )
 def test_a_stay_that_does_not_fit_is_named(stay: np.ndarray, expected: str) -> None:
@@ -178,11 +186,31 @@ def test_a_stay_that_does_not_fit_is_named(stay: np.ndarray, expected: str) -> N
 
 def test_a_place_that_looks_the_same_stays_and_one_that_moved_changes() -> None:
     doubtful = pixel((0.9, 0.1), (0.9, 0.1), (0.2, 0.8))
-    like, unlike = (np.array([1, factor], np.float32)[:, None, None] for factor in (5, 0.02))
+    pairs = pairs_of_years(3)
+    assert pairs == [(0, 0), (0, 1), (1, 1)]
+    like, unlike = (np.array([1, factor, 1], np.float32)[:, None, None] for factor in (5, 0.02))
     assert most_likely_years(doubtful, STABLE, stay=like).ravel().tolist() == [0, 0, 0]
     assert most_likely_years(doubtful, STABLE, stay=unlike).ravel().tolist() == [0, 0, 1]
     moved = [posterior_of_years(doubtful, STABLE, stay=stay)[1][1] for stay in (like, unlike)]
     assert moved[0] < 0.1 and moved[1] > 0.5
+
+
+def test_what_stays_is_judged_by_how_long_it_has_stayed() -> None:
+    doubtful = pixel((0.5, 0.5), (0.9, 0.1), (0.2, 0.8))
+    # From 2019 to 2020 nothing stays that has been there since 2018; what began in 2019 may.
+    stay = np.array([1, 0, 1], np.float32)[:, None, None]
+    found = most_likely_years(doubtful, STABLE, stay=stay).ravel().tolist()
+    assert found in ([0, 0, 1], [1, 0, 0])
+    _, change = posterior_of_years(doubtful, STABLE, stay=stay)
+    assert change.sum() >= 1 - 1e-6
+
+
+def test_factors_of_votes_are_those_of_the_mapped_years_around_others() -> None:
+    stay = np.arange(2, 5, dtype=np.float32)[:, None, None]  # of three mapped years
+    found = over_votes(stay, 4, [0, 2, 3])
+    named = dict(zip(pairs_of_years(4), found.ravel().tolist(), strict=True))
+    assert named == {(0, 0): 1, (0, 1): 2, (1, 1): 1, (0, 2): 3, (1, 2): 4, (2, 2): 4}
+    np.testing.assert_array_equal(over_votes(stay, 3, [0, 1, 2]), stay)
 
 
 def test_every_step_may_have_its_own_transition() -> None:

@@ -36,7 +36,7 @@ from lcu.store import (
     Piece,
     Shard,
 )
-from lcu.years import posterior_of_years
+from lcu.years import over_votes, posterior_of_years
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ BLOCK = 256
 # libraries in bytes: measured.
 COPIES = 6
 SERIES_COPIES = 6  # of all series of a block, in uint16
+ALIKE_COPIES = 4  # of one number for each pair of years, in float32
 LIBRARIES = 700 << 20
 
 Written = dict[store.Dataset, np.ndarray]
@@ -120,17 +121,15 @@ def decide(
 
 
 def stays(source: Source, about: dict[str, Any], given: Given) -> np.ndarray | None:
-    """Return what a class that stays is multiplied with from each vote to the next, float32 [vote - 1, y, x].
+    """Return what a class that stays is multiplied with, float32 [pair of votes, y, x]; None where nothing is compared.
 
-    Nothing is compared with the old map: 1 there. None where no series are.
+    With the old map nothing is: 1 there.
     """
     if not source.config.compares_years or about["likeness"] is None:
         return None
     known = Likeness.from_plain(about["likeness"])
-    held = np.ones((len(source.votes_of) - 1, *given.votes.shape[2:]), np.float32)
-    last = [position - 1 for position in source.mapped[1:]]
-    held[last] = likeness.stay(known, given.series, given.votes[source.mapped])
-    return held
+    held = likeness.stay(known, given.series, given.votes[source.mapped])
+    return over_votes(held, len(source.votes_of), source.mapped)
 
 
 def independent(probability: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -300,7 +299,8 @@ def memory(config: Config, tiles: dict[str, Tile], ranks: int, block: int) -> in
         if config.compares_years:
             times = len(config.periods) + config.own_days * config.times
             series = 2 * times * (len(config.composite.bands) + 2 * config.own_days)
-            decoding += SERIES_COPIES * series * high * wide
+            pairs = ALIKE_COPIES * 4 * years**2
+            decoding += (SERIES_COPIES * series + pairs) * high * wide
         most = max(most, decoding + kept * years * (classes + 5))
     cells = -(-len(training_cells(tiles)) // ranks)
     return LIBRARIES + most + cells * years * classes * CELL**2

@@ -31,6 +31,7 @@ from lcu.sample.series import fill_patches, fill_series, read_series
 from lcu.store import CELL
 from lcu.train.model import Model
 from lcu.train.series import Cut
+from lcu.years import over_votes, pairs_of_years
 
 NAME = "stable"
 
@@ -81,7 +82,7 @@ def stable_samples(
     """
     composites = on_root(comm, "opening the composites", Composites.open, config)
     mark = store.fingerprint(
-        "stable 4", samples.fingerprint, first.fingerprint, first.about["tensors"], POOL, MORE,
+        "stable 5", samples.fingerprint, first.fingerprint, first.about["tensors"], POOL, MORE,
         config.compares_years, config.legend.transition_matrix().tolist(),
     )  # fmt: skip
     path = sampling.path_of(config.directory, NAME)
@@ -195,9 +196,8 @@ def _labels(
             (one.rows, likeness.stay(alike, one.series[..., None, :], cast[mapped][..., one.rows])[:, 0].T)
             for one in batches
         ]  # fmt: skip
-        stay = np.ones((len(years) - 1, 1, len(pool)), np.float32)
-        of_steps = _assembled(comm, held, (len(pool), len(mapped) - 1))
-        stay[[position - 1 for position in mapped[1:]], 0] = of_steps.T
+        of_pairs = _assembled(comm, held, (len(pool), len(pairs_of_years(len(mapped)))))
+        stay = over_votes(np.ascontiguousarray(of_pairs.T)[:, None], len(years), mapped)
         found = evidence.decode(cast, chain, stay)[mapped, 0].T
     known = np.isin(config.legend.values[pool.index], first.about["classes"])
     return class_values(found, ~np.isnan(probability[..., 0]), pool.index, known, config.legend)
