@@ -61,6 +61,7 @@ def write_samples(
     (folder / "run.toml").write_text(CONFIG)
     config = configuration.load(folder / "run.toml", [f"archive.years={list(years)}"])
     times = len(config.periods)
+    middles = np.array([period.middle for period in config.periods], np.int32)
     random = np.random.default_rng(1)
     number = random.integers(0, len(classes), COUNT)
     label = np.array(classes, np.uint8)[number]
@@ -76,7 +77,7 @@ def write_samples(
     values |= {
         "series": series.clip(1, 9000).astype(np.uint16),
         "count": np.ones((COUNT, times), np.uint8),
-        "day": np.tile(np.array([period.middle for period in config.periods], np.int32), (COUNT, 1)),
+        "day": np.tile(middles, (COUNT, 1)),
         "label": np.stack([label] * len(years), 1),
         "weight": np.ones(COUNT, np.float32),
         "polygon": np.arange(COUNT) // 4,
@@ -87,6 +88,7 @@ def write_samples(
         for name, content in values.items():
             file[name] = content
         file.attrs["tiles"], file.attrs["years"] = "32TPS", years
+        file.attrs["middles"] = middles
         file.attrs["made_from"] = [f"composites of {year}" for year in years]
         file.attrs["fingerprint"] = f"made up {years}"
 
@@ -331,7 +333,7 @@ def test_a_model_of_another_run_is_taken_as_it_is(
     ("change", "named"),
     [
         ('composite.bands=["B02", "B03", "B08"]', "the bands ['B02', 'B03', 'B04'], this run has"),
-        ("composite.period=P1M", "this many periods a year: 6, this run has 12"),
+        ("composite.period=P1M", "this many times a year: 6, this run has 12"),
     ],
 )
 def test_a_model_of_another_run_that_does_not_fit_is_refused(
