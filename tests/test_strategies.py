@@ -87,7 +87,7 @@ def test_a_years_probability_is_the_mean_of_its_windows_by_the_periods_they_shar
     windows = np.random.default_rng(1).dirichlet(np.ones(3), (6, 5)).astype(np.float32)
     expected = np.einsum("yw,swc->syc", cut.shares, windows)
     np.testing.assert_allclose(cut.of_years(windows), expected, rtol=1e-6)
-    single = Cut((2018,), np.array([[0, 1]]), np.array([1096]))
+    single = Cut((2018,), np.array([[0, 1]]), np.array([1096]), np.array([1100, 1200]))
     assert single.of_years(windows[:, :1]) is not None
     np.testing.assert_array_equal(single.of_years(windows[:, :1]), windows[:, :1])
 

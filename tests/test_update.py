@@ -43,7 +43,7 @@ def test_known_years_are_replayed_in_proportion_to_what_is_fresh() -> None:
 
 def test_a_shifted_window_is_as_new_as_the_newest_year_that_it_reaches() -> None:
     shares = np.array([[1, 0.5, 0], [0, 0.5, 1]], np.float32)
-    cut = Cut((2018, 2019), np.zeros((3, 2), int), np.zeros(3, int), shares)
+    cut = Cut((2018, 2019), np.zeros((3, 2), int), np.zeros(3, int), np.zeros(12), shares)
     assert update.newest_years(cut) == [2018, 2019, 2019]
 
 
