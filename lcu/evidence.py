@@ -27,7 +27,7 @@ GRADES = np.array([150.5, 212.5, 242.5, 248.5], np.float32) / np.float32(SCALE)
 # How often a vote of each grade is taken to be right before anything was counted. What is counted depends on it: trust
 # the votes more, and what a classifier errs in for a year passes for two changes; less, and a change for its errors.
 # Chosen, as TURNS and the weights below, on the simulated landscape (docs/consistency.md).
-TRUST = (0.5, 0.6, 0.7, 0.8, 0.85)
+TRUST = (0.5, 0.55, 0.6, 0.7, 0.75)
 
 # How often a chain is estimated.
 TURNS = 2
