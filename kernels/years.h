@@ -70,7 +70,7 @@ LCU_INLINE lcu_step lcu_step_after(const lcu_years *in, long year) {
 
 /* What staying from `year` to the next is multiplied with, for a strip; 1 beyond the last pixel. */
 LCU_INLINE void lcu_take_stay(const lcu_years *in, long year, long start, long first, long width, float *stay) {
-    const float *from = in->stay ? in->stay + (year * (year + 1) / 2 + start) * in->pixels + first : NULL;
+    const float *from = in->stay ? in->stay + (lcu_starts_before(in, year) + start) * in->pixels + first : NULL;
     for (int x = 0; x < LCU_STRIP; ++x) stay[x] = from && x < width ? from[x] : 1;
 }
 

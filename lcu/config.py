@@ -627,10 +627,16 @@ class Config:
         return self.composite.method == "acquisitions"
 
     @property
+    def calendar_years(self) -> list[int]:
+        """Years that periods of the run lie in, margins included, ascending: those of the shards of composites."""
+        return sorted({period.start.year for period in self.periods})
+
+    @property
     def times(self) -> int:
         """Length of the time axis of composites and samples."""
-        years = {period.start.year for period in self.periods}
-        return self.composite.count * len(years) if self.own_days else len(self.periods)
+        if self.own_days:
+            return self.composite.count * len(self.calendar_years)
+        return len(self.periods)
 
     def window_of(self, year: int) -> list[int]:
         """Return the positions of the periods that describe a year, margins included, among all of the run."""
@@ -650,8 +656,8 @@ class Config:
         """Mapped year -> the positions of the calendar year on the time axis of composites and samples."""
         if not self.own_days:
             return self.positions_by_year
-        years, count = sorted({period.start.year for period in self.periods}), self.composite.count
-        starts = {year: count * place for place, year in enumerate(years)}
+        count = self.composite.count
+        starts = {year: count * place for place, year in enumerate(self.calendar_years)}
         return {year: [*range(starts[year], starts[year] + count)] for year in self.archive.years}
 
     def times_of(self, year: int) -> list[int]:

@@ -197,7 +197,7 @@ def loads(
     """Return what each stage of a run has to do; pixels in millions."""
     pixels = sum(tile.grid.height * tile.grid.width for tile in tiles.values()) / 1e6
     classes, years = len(config.legend.classes), len(config.archive.years)
-    series = sum(series_bytes(config, year) for year in _years(config)) * pixels * 1e6
+    series = sum(series_bytes(config, year) for year in config.calendar_years) * pixels * 1e6
     maps = years * pixels * 1e6
     pool = min(config.sample.pool * classes / 1e6, pixels)
     return {
@@ -231,17 +231,13 @@ def _blocks(tiles: Mapping[str, Tile], side: int) -> list[Block]:
     return [block for tile in tiles.values() for block in tile.grid.blocks(side)]
 
 
-def _years(config: Config) -> list[int]:
-    return sorted({period.start.year for period in config.periods})
-
-
 def _composites(
     config: Config, tiles: Mapping[str, Tile], acquisitions: Mapping[str, Sequence[Acquisition]]
 ) -> list[Spans]:
     """Return the units of every shard, in millions of pixels of clear acquisitions."""
     found = []
     for name, tile in tiles.items():
-        for year in _years(config):
+        for year in config.calendar_years:
             spans = spans_of(config, year, acquisitions[name])
             found += [
                 tuple(

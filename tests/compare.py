@@ -27,6 +27,15 @@ def differences(one: Path, other: Path) -> list[str]:
     return found
 
 
+def differences_of_data(one: Path, other: Path) -> list[str]:
+    """Return what differs in the samples and maps of two runs, but for the configuration, which files carry."""
+    found = []
+    for part, but in (("samples", "attributes differ"), ("maps", "GetMetadata differs")):
+        told = differences(one / part, other / part)
+        found += [text for text in told if not text.endswith((but, "versions.json: text differs"))]
+    return found
+
+
 def _names(directory: Path) -> set[str]:
     paths = [path.relative_to(directory) for path in directory.rglob("*")]
     return {

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from lcu import config as configuration
+from lcu.composite import middles_of
 from lcu.publish import curves
 from lcu.store import SAMPLES
 from lcu.train.model import Model, load
@@ -61,7 +62,7 @@ def write_samples(
     (folder / "run.toml").write_text(CONFIG)
     config = configuration.load(folder / "run.toml", [f"archive.years={list(years)}"])
     times = len(config.periods)
-    middles = np.array([period.middle for period in config.periods], np.int32)
+    middles = middles_of(config.periods)
     random = np.random.default_rng(1)
     number = random.integers(0, len(classes), COUNT)
     label = np.array(classes, np.uint8)[number]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mpi4py import MPI
 
 from lcu import config as configuration
+from lcu.composite import middles_of
 from lcu.config import Config
 from lcu.grid import positions_of_year
 from lcu.legend import NODATA
@@ -60,11 +61,11 @@ def samples_of(config: Config) -> Samples:
     number = np.arange(COUNT, dtype=np.int32)
     return Samples(
         series=np.where(count[..., None], series, 0).astype(np.uint16), count=count,
-        day=np.tile(np.array([period.middle for period in config.periods], np.int32), (COUNT, 1)),
+        day=np.tile(middles_of(config.periods), (COUNT, 1)),
         label=np.stack([label, label], axis=1), weight=1 + (number % 7).astype(np.float32),
         tile=np.zeros(COUNT, np.uint16), row=number, col=number, polygon=number // 5 + 1,
         cluster=number, split=(number // 5 % 5 // 4 * TEST).astype(np.uint8), tiles=("32TPS",),
-        years=(2018, 2019), middles=np.array([period.middle for period in config.periods], np.int32),
+        years=(2018, 2019), middles=middles_of(config.periods),
         made_from=("", ""), fingerprint="",
     )  # fmt: skip
 

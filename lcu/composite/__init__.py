@@ -15,7 +15,7 @@ from lcu.composite.arrays import (
     resample,
 )
 from lcu.composite.cloud import cloud_halo, cloud_mask, cloud_reach_days, scl_clear
-from lcu.composite.composites import Composites, Origin, origins
+from lcu.composite.composites import Composites, Origin, middles_of, origins
 from lcu.composite.stage import decoded_share, plan, run
 from lcu.composite.work import block_size, peak_memory
 
@@ -33,6 +33,7 @@ __all__ = [
     "max_ndvi",
     "median",
     "medoid",
+    "middles_of",
     "origins",
     "peak_memory",
     "plan",

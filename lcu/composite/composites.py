@@ -21,6 +21,11 @@ from lcu.grid import Block, Period, Tile
 from lcu.store import CLEAR_COUNT, DAY_OF_PIXEL, REFLECTANCE
 
 
+def middles_of(periods: Sequence[Period]) -> np.ndarray:
+    """Return the middle of each period, int32 [period], days since 2015-01-01."""
+    return np.array([period.middle for period in periods], np.int32)
+
+
 @dataclass(frozen=True)
 class Composites:
     """What the stage left in the run directory: the way in for all later stages.
@@ -79,7 +84,7 @@ class Composites:
     @property
     def middles(self) -> np.ndarray:
         """Middle of each period, int32 [time], days since 2015-01-01."""
-        return np.array([period.middle for period in self.periods], np.int32)
+        return middles_of(self.periods)
 
     @property
     def years(self) -> list[int]:

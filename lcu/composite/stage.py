@@ -148,7 +148,7 @@ def _write_index(
     tiles: dict[str, Tile],
     unreadable: dict[str, Failure],
 ) -> None:
-    years = {period.start.year for period in config.periods}
+    years = config.calendar_years
     entries = {
         name: {
             "grid": store.describe_grid(tile.grid),
@@ -350,7 +350,7 @@ def _left(
 ) -> list[tuple[Shard, str]]:
     left = []
     for name, tile in tiles.items():
-        for year in sorted({period.start.year for period in config.periods}):
+        for year in config.calendar_years:
             mark = year_mark(config, tile, found[name], year)
             for shard in store.shards("composites", tile, year, config.composite.shard):
                 if not store.is_whole(shard.path(config.directory), store.shard_mark(mark, shard)):
@@ -394,7 +394,7 @@ def plan(config: Config, comm: MPI.Comm, ranks: int) -> list[dict[str, Any]]:
     for name, tile in tiles.items():
         size = sharing.block_size(config, tile, found[name], ranks)
         pixels = tile.grid.height * tile.grid.width
-        years = sorted({period.start.year for period in config.periods})
+        years = config.calendar_years
         shards = [
             shard
             for year in years

@@ -236,7 +236,7 @@ def peak_memory(
     if config.own_days:
         reading = (config.composite.count * (2 * bands + 5) + 2 * bands + 24) * pixels
     composite = 2 * pixels * (2 * bands + 1)
-    years = {period.start.year for period in config.periods}
+    years = config.calendar_years
     a_cell = CELL * CELL * max(series_bytes(config, year) for year in years)
     # Sent at most; received, in order, and in HDF5 before and after it is compressed. A stripe is a rank's part of
     # a round, or a cell.
@@ -247,7 +247,7 @@ def peak_memory(
 
 def most_acquisitions(config: Config, acquisitions: Sequence[Acquisition]) -> int:
     """Return the largest number of acquisitions in a span."""
-    years = {period.start.year for period in config.periods}
+    years = config.calendar_years
     return max(
         (len(span.acquisitions) for year in years for span in spans_of(config, year, acquisitions)),
         default=0,

@@ -13,7 +13,7 @@ from mpi4py import MPI
 
 from lcu import store
 from lcu.clock import spending
-from lcu.composite.composites import periods_of, times_of
+from lcu.composite.composites import middles_of, periods_of, times_of
 from lcu.composite.observations import Result
 from lcu.composite.work import Work
 from lcu.config import Config, provenance
@@ -48,7 +48,7 @@ def write_shard(
     periods = periods_of(config, shard.year)
     file = store.create(path, group, layout, _attributes(config, shard, work.tile, periods))
     if days is DAY:
-        middles = np.array([period.middle for period in periods], np.int32)
+        middles = middles_of(periods)
         store.write_round(file, DAY, Piece(middles, (0,)) if group.rank == 0 else None)
     for first in range(0, len(parts), group.size):
         here = parts[first : first + group.size]

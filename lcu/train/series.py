@@ -9,6 +9,7 @@ from datetime import date
 import numpy as np
 import torch
 
+from lcu.composite import middles_of
 from lcu.config import Config
 from lcu.grid import day_number, periods_of_year, stretches
 from lcu.legend import NODATA
@@ -79,7 +80,7 @@ class Cut:
             return cls._shifted(config, years)
         place = config.times_of if config.reads_days else config.window_of
         positions = [place(year) for year in years]
-        return cls(tuple(years), np.array(positions), _new_year(years), _middles(config))
+        return cls(tuple(years), np.array(positions), _new_year(years), middles_of(config.periods))
 
     @classmethod
     def _shifted(cls, config: Config, years: Sequence[int]) -> Cut:
@@ -107,7 +108,7 @@ class Cut:
             tuple(years),
             positions[reaching],
             _new_year(np.array(first_year)[reaching]),
-            _middles(config),
+            middles_of(config.periods),
             (shared / shared.sum(axis=1, keepdims=True)).astype(np.float32),
         )
 
@@ -159,10 +160,6 @@ class Cut:
         when = (self.middles[None] if day is None else day)[:, self.positions]
         own = np.where(when > 0, when - self.first_day[:, None], 0)
         return Windows(values, observed, np.broadcast_to(own.astype(np.float32), values.shape[:3]))
-
-
-def _middles(config: Config) -> np.ndarray:
-    return np.array([period.middle for period in config.periods], np.int32)
 
 
 def _new_year(years: Sequence[int]) -> np.ndarray:

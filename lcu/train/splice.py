@@ -109,11 +109,16 @@ def turns(
     return np.where(possible.any(axis=1), chosen + 1, 0)
 
 
+def first_days(config: Config) -> np.ndarray:
+    """Return the first day of each period, int64 [period], days since 2015-01-01."""
+    return np.array([day_number(period.start) for period in config.periods])
+
+
 def seen_in_periods(config: Config, samples: Samples) -> np.ndarray:
     """Return whether each sample was observed in each period, bool [sample, period]."""
     if not config.own_days:
         return samples.count > 0
-    starts = [day_number(period.start) for period in config.periods]
+    starts = first_days(config)
     place = np.searchsorted(starts, samples.day, side="right") - 1
     row, slot = np.nonzero(samples.count)
     seen = np.zeros((len(place), len(starts)), bool)
@@ -138,7 +143,7 @@ def _joined(
             first.reshape(*first.shape, *(1,) * (own.ndim - 2)), getattr(samples, name)[before], own
         )
     if config.own_days:
-        turn = np.array([day_number(period.start) for period in config.periods])[start]
+        turn = first_days(config)[start]
         columns |= _joined_by_day(config, samples, before, after, turn)
     label = np.full_like(columns["label"], NODATA)
     label[:, position] = columns["label"][:, position]
