@@ -26,6 +26,10 @@ from lcu.grid import Block
 # disk, and more than the metadata of a shard.
 PROBE = 1 << 20
 
+# Less than this is left of a disk, in bytes, on which a write fails for want of room: what another rank has
+# given back, or only tried to write, in the moment between the failure and the question.
+NEARLY_FULL = 8 << 20
+
 _FULL = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk is full: the quota is used up",
@@ -70,10 +74,10 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        full = _FULL.get(getattr(error, "errno", None)) or lack_of_room(path.parent)
+        full = _FULL.get(getattr(error, "errno", None)) or _want_of_room(path.parent)
         if full:
             raise DiskError(
-                f"{path} cannot be written: {full} ({_free(path.parent)}); make room and start the "
+                f"{path} cannot be written: {full} ({_said(path.parent)}); make room and start the "
                 "same command again"
             ) from error
         if getattr(error, "errno", None) and not error.filename:  # it would not say which file
@@ -97,12 +101,25 @@ def lack_of_room(folder: Path) -> str:
     return ""
 
 
-def _free(folder: Path) -> str:
+def _want_of_room(folder: Path) -> str:
+    """Return why a write has failed there if it was for want of room, empty otherwise."""
+    full = lack_of_room(folder)
+    if not full and _free(folder) < NEARLY_FULL:
+        return _FULL[errno.ENOSPC]
+    return full
+
+
+def _free(folder: Path) -> int:
+    """Return the bytes that are free on the file system of a folder."""
+    there = os.statvfs(folder)
+    return there.f_bavail * there.f_frsize
+
+
+def _said(folder: Path) -> str:
     try:
-        there = os.statvfs(folder)
+        return f"{_free(folder) / 2**20:.1f} MiB free on the file system"
     except OSError as error:
         return str(error)
-    return f"{there.f_bavail * there.f_frsize / 2**20:.1f} MiB free on the file system"
 
 
 def check_room(folder: Path) -> None:

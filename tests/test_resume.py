@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from lcu.disk import DiskError, writing
 from tests.compare import differences
 from tests.conftest import LIMIT, SMALL, Mpirun, lcu
 from tests.faults.harness import QUICKLY, World, started
@@ -117,9 +118,21 @@ def fails_for_want_of_room(
     begun = time.monotonic()
     said = lcu(mpirun, ranks, command, folder, *sets, code=1)
     assert time.monotonic() - begun < QUICKLY
-    line = next(line for line in said.splitlines() if "the disk is full" in line)
+    line = next((line for line in said.splitlines() if "the disk is full" in line), said)
     assert "MiB free" in line and "start the same command again" in line
     return line
+
+
+def test_room_that_is_there_again_when_it_is_asked_for_is_not_enough(
+    disk: Callable[[str], Path],
+) -> None:
+    """Another rank gives back what it has tried to write: the failed write had found none all the same."""
+    folder = disk("4m")
+    with pytest.raises(DiskError, match="the disk is full"), writing(folder / "a.h5"):
+        raise RuntimeError("MPI_File_write_at_all failed")
+    disk("100m")
+    with pytest.raises(RuntimeError, match="MPI_File_write_at_all"), writing(folder / "a.h5"):
+        raise RuntimeError("MPI_File_write_at_all failed")
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
