@@ -1,8 +1,9 @@
 """Which candidates deserve their label: the consistency of an old map with the series under it.
 
-Nothing but the map and the series is known. Series are brought into the few directions that tell the
-map's classes apart, clustered, and every cluster is asked which classes the map gives to its members. A
-label is reliable where the map says the same of pixels that look alike elsewhere; polygons, clusters and
+Nothing but the map and the series is known. What a place looks like is the mean of its years, season by season, for
+single years differ more by weather, sowing and mowing than kinds of a class do. Means are brought into the few
+directions that tell the map's classes apart, clustered, and every cluster is asked which classes the map gives to its
+members. A label is reliable where the map says the same of pixels that look alike elsewhere; polygons, clusters and
 pixels that look like another class are not.
 
 Everything is the same to the bit for any number of ranks and any way of spreading the candidates: what is
@@ -23,8 +24,8 @@ from lcu.ranks import mine, on_root, together
 from lcu.sample.kmeans import kmeans
 
 # What became of a candidate: the first rule that removed it.
-KEPT, POLYGON, CLUSTER, CHANGED, ATYPICAL, UNRELIABLE = range(6)
-RULES = ("kept", "polygon", "cluster", "changed", "atypical", "unreliable")
+KEPT, POLYGON, CLUSTER, ATYPICAL, UNRELIABLE = range(5)
+RULES = ("kept", "polygon", "cluster", "atypical", "unreliable")
 
 # Candidates of a class that tell its middle; least spread around it (of the logarithm: 1 %); candidates that
 # are looked at together.
@@ -32,6 +33,9 @@ MIDDLE_OF, LEAST_SPREAD, FEW_ROWS = 4096, np.float32(0.01), 4096
 
 # Natural logarithm of each reflectance x 10000; 0 counts as 1.
 LOGARITHM = np.log(np.maximum(np.arange(65536), 1)).astype(np.float32)
+
+# The same in whole numbers that 16 bits hold, of which sums are exact.
+WHOLE_LOGARITHM = np.rint(LOGARITHM * np.float32(5900)).astype(np.uint16)
 
 # Times that candidates are judged: the second time by those alone that stood the first.
 PASSES = 2
@@ -105,15 +109,29 @@ class Pool:
         """Count the candidates."""
         return len(self.index)
 
-    def year(self, position: int) -> Year:
-        """Return the candidates that were observed in a year."""
-        seen = self.observed[:, position]
-        return Year(self.series[position], self.index, self.polygon, self.key, self.part).take(seen)
+    def looks(self) -> Looks:
+        """Return the candidates that were observed in any year, with the mean of what they look like in these."""
+        mean = np.empty(self.series[0].shape, np.uint16)
+        count = self.observed.sum(axis=1).astype(np.uint32)
+        for first in range(0, len(self), FEW_ROWS):
+            rows = slice(first, first + FEW_ROWS)
+            total = sum(
+                WHOLE_LOGARITHM[series[rows]].astype(np.uint32) * seen[rows, None]
+                for series, seen in zip(self.series, self.observed.T, strict=True)
+            )
+            mean[rows] = total // np.maximum(count[rows, None], 1)
+        return Looks(mean, self.index, self.polygon, self.key, self.part).take(count > 0)
 
 
 @dataclass(frozen=True)
-class Year:
-    """Candidates of this rank that were observed in one year; see `Pool`."""
+class Looks:
+    """Candidates of this rank with what is usual of them; see `Pool`.
+
+    Attributes
+    ----------
+    series : ndarray[candidate, feature], uint16
+        Mean logarithm over the years, x 5900.
+    """
 
     series: np.ndarray
     index: np.ndarray
@@ -125,9 +143,9 @@ class Year:
         """Count the candidates."""
         return len(self.index)
 
-    def take(self, chosen: np.ndarray) -> Year:
+    def take(self, chosen: np.ndarray) -> Looks:
         """Return the chosen ones, bool [candidate]."""
-        return Year(*(getattr(self, entry.name)[chosen] for entry in fields(self)))
+        return Looks(*(getattr(self, entry.name)[chosen] for entry in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -139,10 +157,9 @@ class Verdict:
     rule : uint8
         0 = kept, else the position in `RULES` of the rule that removed it.
     cluster : int32
-        Cluster in the first year that is looked at; the classes share the numbers. -1 = not observed.
+        The classes share the numbers. -1 = not observed.
     score : float32
-        Reliability, 0..1: how well the own class fits beside the best other one, in the year in which it
-        fits worst; 0.5 = equally well.
+        Reliability, 0..1: how well the own class fits beside the best other one; 0.5 = equally well.
     """
 
     rule: np.ndarray
@@ -182,36 +199,28 @@ def reliable(
 
     Notes
     -----
-    A candidate is removed by the first of these rules: its polygon looks like another class (``polygon``, in
-    any year), its clusters do in every year (``cluster``) or in some (``changed``), it is far from the middle of
-    its class (``atypical``), others are more reliable (``unreliable``). The best of a class that are not far from its
-    middle stay where rules on pixels would leave less than `LEAST_KEPT` of it.
+    A candidate is removed by the first of these rules: its polygon looks like another class (``polygon``), its
+    clusters do (``cluster``), it is far from the middle of its class (``atypical``), others are more reliable
+    (``unreliable``). The best of a class that are not far from its middle stay where rules on pixels would leave less
+    than `LEAST_KEPT` of it.
 
-    Beyond the pool a rank holds, for each candidate and one year at a time, its series again, 4 bytes for
-    each of at most classes - 1 discriminants, what `kmeans` needs (12 bytes), and labels and scores (about
-    40); and tables of what is in each polygon and cluster, 21 bytes for each such pair of all ranks.
+    Beyond the pool a rank holds, for each candidate, the mean of its years, 4 bytes for each of at most
+    classes - 1 discriminants, what `kmeans` needs (12 bytes), and labels and scores (about 40); and tables of what is
+    in each polygon and cluster, 21 bytes for each such pair of all ranks.
     """
-    years = range(len(pool.series))
-    wrong, score = np.zeros(len(pool), bool), np.ones((len(pool), len(years)), np.float32)
-    cluster = np.full((len(pool), len(years)), -1, np.int32)
-    for position in years:
-        seen = pool.observed[:, position]
-        found = judge(pool.year(position), classes, seed, comm, threads)
-        wrong[seen] |= found[0]
-        cluster[seen, position], score[seen, position] = found[1:]
-    fits = score > FITS
-    rule = np.full(len(pool), KEPT, np.uint8)
-    rule[~fits.all(axis=1)] = CHANGED
-    rule[~(fits & pool.observed).any(axis=1)] = CLUSTER
+    seen = pool.observed.any(axis=1)
+    wrong, score = np.zeros(len(pool), bool), np.ones(len(pool), np.float32)
+    cluster = np.full(len(pool), -1, np.int32)
+    wrong[seen], cluster[seen], score[seen] = judge(pool.looks(), classes, seed, comm, threads)
     far = least_typical(pool, classes, typical, outdated, comm)
-    rule[(rule == KEPT) & far] = ATYPICAL
+    rule = np.where(far, ATYPICAL, KEPT).astype(np.uint8)
+    rule[score <= FITS] = CLUSTER
     rule[wrong] = POLYGON
-    worst = score.min(axis=1)
-    second = ((rule == CLUSTER) | (rule == CHANGED)) & ~far
-    rule[least_kept(worst, rule == KEPT, second, pool, classes, comm)] = KEPT
-    chosen = most_reliable(worst, rule == KEPT, cluster[:, 0] + 1, pool, classes, keep, comm)
+    second = (rule == CLUSTER) & ~far
+    rule[least_kept(score, rule == KEPT, second, pool, classes, comm)] = KEPT
+    chosen = most_reliable(score, rule == KEPT, cluster + 1, pool, classes, keep, comm)
     rule[(rule == KEPT) & ~chosen] = UNRELIABLE
-    return Verdict(rule, cluster[:, 0], worst)
+    return Verdict(rule, cluster, score)
 
 
 # -------------------------------------------------------------------------- the middle of a class
@@ -267,9 +276,9 @@ def middles(
 
 
 def judge(
-    year: Year, classes: int, seed: int, comm: MPI.Comm, threads: int
+    looks: Looks, classes: int, seed: int, comm: MPI.Comm, threads: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Judge the candidates by the series of one year.
+    """Judge the candidates by their series.
 
     Returns
     -------
@@ -279,11 +288,11 @@ def judge(
     score : ndarray[candidate], float32
         Reliability; 1 where there are no two classes to compare.
     """
-    used, wrong = np.ones(len(year), bool), np.zeros(len(year), bool)
-    cluster, score = np.zeros(len(year), np.int32), np.ones(len(year), np.float32)
+    used, wrong = np.ones(len(looks), bool), np.zeros(len(looks), bool)
+    cluster, score = np.zeros(len(looks), np.int32), np.ones(len(looks), np.float32)
     for turn in range(PASSES):
-        few = year.take(used)
-        values = discriminants(year, few, classes, comm)
+        few = looks.take(used)
+        values = discriminants(looks, few, classes, comm)
         if not values.shape[1]:
             break
         starts = starting_centres(values[used], few, classes, seed + turn, comm)
@@ -296,9 +305,9 @@ def judge(
         tables = [crosstab(label[used], few, clusters, classes, comm) for label in labels]
         if turn == 0:  # later, classes that few candidates stood for have too few to tell
             polygons = on_root(comm, "judging polygons", wrong_polygons, tables, classes)
-            wrong = np.isin(year.polygon, polygons)
+            wrong = np.isin(looks.polygon, polygons)
             tables = [table.without(polygons) for table in tables]
-        cluster, score = labels[0], scores(tables, labels, year, used & ~wrong, comm)
+        cluster, score = labels[0], scores(tables, labels, looks, used & ~wrong, comm)
         used = ~wrong & (score > FITS)
     return wrong, cluster, score
 
@@ -306,7 +315,7 @@ def judge(
 # ------------------------------------------------------------------------------- discriminants
 
 
-def discriminants(year: Year, used: Year, classes: int, comm: MPI.Comm) -> np.ndarray:
+def discriminants(looks: Looks, used: Looks, classes: int, comm: MPI.Comm) -> np.ndarray:
     """Return the candidates' linear discriminants, float32 [candidate, at most classes - 1].
 
     They are those of the candidates `used`.
@@ -316,16 +325,18 @@ def discriminants(year: Year, used: Year, classes: int, comm: MPI.Comm) -> np.nd
     """
     counts, sums, products = moments(used, classes, comm)
     weights, frame = on_root(comm, "finding discriminants", directions, counts, sums, products)
-    return project(year.series, weights, frame)
+    return project(looks.series, weights, frame)
 
 
-def moments(year: Year, classes: int, comm: MPI.Comm) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def moments(
+    looks: Looks, classes: int, comm: MPI.Comm
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return counts [class], sums [class, feature] and products [feature, feature] of all ranks, int64."""
-    features = comm.allreduce(year.series.shape[1], op=MPI.MAX)
+    features = comm.allreduce(looks.series.shape[1], op=MPI.MAX)
     total = np.zeros(classes + classes * features + features * features, np.int64)
     with together(comm, "adding up series"):
-        if len(year):
-            parts = add_up(year.series, year.index, classes)
+        if len(looks):
+            parts = add_up(looks.series, looks.index, classes)
             total = np.concatenate([part.ravel() for part in parts])
     whole = np.empty_like(total)
     comm.Allreduce(total, whole)
@@ -337,7 +348,7 @@ def moments(year: Year, classes: int, comm: MPI.Comm) -> tuple[np.ndarray, np.nd
 
 
 def starting_centres(
-    values: np.ndarray, year: Year, classes: int, seed: int, comm: MPI.Comm
+    values: np.ndarray, looks: Looks, classes: int, seed: int, comm: MPI.Comm
 ) -> list[np.ndarray]:
     """Return the first centres of each clustering, float32 [cluster, direction].
 
@@ -345,9 +356,9 @@ def starting_centres(
     hold; the ranks share the tries. It is the number whose clusters foretell best (least mean log-loss) which
     classes the map has in the other half of the landscape, from what it has in one.
     """
-    number = (~year.key >> np.uint64(32)).astype(np.uint32)
-    few = highest(number, np.zeros(len(year), np.int64), np.array([TRIED_ON]), comm)
-    parts = comm.allgather((year.key[few], values[few], year.index[few], year.part[few]))
+    number = (~looks.key >> np.uint64(32)).astype(np.uint32)
+    few = highest(number, np.zeros(len(looks), np.int64), np.array([TRIED_ON]), comm)
+    parts = comm.allgather((looks.key[few], values[few], looks.index[few], looks.part[few]))
     key, values, index, part = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.argsort(key, kind="stable")
     tried = _try_clusters(values[order], index[order], part[order], classes, seed, comm)
@@ -443,9 +454,9 @@ class Table:
         return np.where(known & (rows[row] == wanted), self.count[row], 0)
 
 
-def crosstab(label: np.ndarray, year: Year, clusters: int, classes: int, comm: MPI.Comm) -> Table:
+def crosstab(label: np.ndarray, looks: Looks, clusters: int, classes: int, comm: MPI.Comm) -> Table:
     """Count the candidates of all ranks by polygon and cluster."""
-    own = _count_rows(year.polygon, year.index, label, np.ones(len(year), np.int64), clusters)
+    own = _count_rows(looks.polygon, looks.index, label, np.ones(len(looks), np.int64), clusters)
     parts = comm.allgather(own)
     columns = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Table(*_count_rows(*columns, clusters), clusters, classes)
@@ -496,14 +507,14 @@ def wrong_polygons(tables: Sequence[Table], classes: int) -> np.ndarray:
 
 
 def fits(
-    tables: Sequence[Table], labels: Sequence[np.ndarray], year: Year, chosen: slice
+    tables: Sequence[Table], labels: Sequence[np.ndarray], looks: Looks, chosen: slice
 ) -> np.ndarray:
     """Return the share of each class among a candidate's like, float64 [candidate, class].
 
     These are the candidates of its cluster, those of its own polygon counted `OWN_POLYGON` times, and the
     mean is taken over the clusterings.
     """
-    polygon, index = year.polygon[chosen], year.index[chosen]
+    polygon, index = looks.polygon[chosen], looks.index[chosen]
     total = np.zeros((len(index), tables[0].classes))
     for table, label in zip(tables, labels, strict=True):
         counts, cluster = table.by_class, label[chosen]
@@ -518,7 +529,7 @@ def fits(
 def scores(
     tables: Sequence[Table],
     labels: Sequence[np.ndarray],
-    year: Year,
+    looks: Looks,
     used: np.ndarray,
     comm: MPI.Comm,
 ) -> np.ndarray:
@@ -531,11 +542,11 @@ def scores(
     theirs. The score is that of the own class over
     its sum with that of the best other one.
     """
-    usual = usual_shares(tables, labels, year, used, comm)
-    score = np.empty(len(year), np.float32)
-    for first in range(0, len(year), CHUNK):
+    usual = usual_shares(tables, labels, looks, used, comm)
+    score = np.empty(len(looks), np.float32)
+    for first in range(0, len(looks), CHUNK):
         chosen = slice(first, first + CHUNK)
-        fit, index = fits(tables, labels, year, chosen), year.index[chosen]
+        fit, index = fits(tables, labels, looks, chosen), looks.index[chosen]
         plain, relative = beside_best(fit, index), beside_best(fit / usual, index)
         score[chosen] = np.where(plain > 0.5, np.maximum(relative, JUST_FITS), relative)
     return score
@@ -560,16 +571,16 @@ def beside_best(fit: np.ndarray, index: np.ndarray) -> np.ndarray:
 def usual_shares(
     tables: Sequence[Table],
     labels: Sequence[np.ndarray],
-    year: Year,
+    looks: Looks,
     used: np.ndarray,
     comm: MPI.Comm,
 ) -> np.ndarray:
     """Return the mean share of a class among its own candidates' like, float64 [class]; 1 where none."""
     one = 2.0**30
     added = np.zeros((2, tables[0].classes), np.int64)
-    for first in range(0, len(year), CHUNK):
+    for first in range(0, len(looks), CHUNK):
         chosen = slice(first, first + CHUNK)
-        index, fit = year.index[chosen], fits(tables, labels, year, chosen)
+        index, fit = looks.index[chosen], fits(tables, labels, looks, chosen)
         whole = np.rint(fit[np.arange(len(fit)), index] * one).astype(np.int64)
         np.add.at(added[0], index[used[chosen]], whole[used[chosen]])
         np.add.at(added[1], index[used[chosen]], 1)
