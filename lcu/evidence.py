@@ -3,8 +3,8 @@
 A classifier's probabilities are no likelihoods: it errs in some classes more than in others, and it is surer than it
 should be. So its answer is taken as a vote for one class, and how strong that vote is as one of a few grades. What a
 vote of a grade is worth is found from all pixels: how often each is cast where a class is so, and the transitions, are
-counted again and again from the classes that they lead to (Viterbi training). The old map's vote is one more year with
-counts of its own.
+those under which the votes of all years are likeliest (Baum et al. 1970, Annals of Mathematical Statistics 41). The old
+map's vote is one more year with shares of its own.
 """
 
 from __future__ import annotations
@@ -24,20 +24,22 @@ SHARPNESS = 2.0
 # Shares of a vote that part its grades, half-way between two that can be written: what is written is of the same grade.
 GRADES = np.array([150.5, 212.5, 242.5, 248.5], np.float32) / np.float32(SCALE)
 
-# How often a vote of each grade is taken to be right before anything was counted. What is counted depends on it: trust
-# the votes more, and what a classifier errs in for a year passes for two changes; less, and a change for its errors.
-# Chosen, as TURNS and the weights below, on the simulated landscape (docs/consistency.md).
+# How often a vote of each grade is taken to be right before anything was counted; several years correct it.
 TRUST = (0.5, 0.55, 0.6, 0.7, 0.75)
 
-# How often a chain is estimated.
+# How often expectation and maximisation take turns. Not until nothing changes any more: then errors that differ from
+# year to year pass for changes, and what is rare for the errors of something else (docs/consistency.md).
 TURNS = 2
 
-# FEWEST_PIXELS: a class that was counted less often has this many; ERRORS_WEIGHT: pixels with ERRORS_DIAGONAL right
-# votes that are added to each class.
-TRANSITIONS_WEIGHT = 0.3
+# TRANSITIONS_WEIGHT: of the legend's transitions against those that are expected; FEWEST_PIXELS: a class of which
+# fewer are expected has this many. ERRORS_WEIGHT: pixels with ERRORS_DIAGONAL right votes that are added to each class.
+TRANSITIONS_WEIGHT = 0.1
 FEWEST_PIXELS = 1000
 ERRORS_WEIGHT = 50.0
 ERRORS_DIAGONAL = 0.9
+
+# Expected counts of a cell are written in units of this: sums of whole numbers have no order.
+UNIT = 2.0**-20
 
 
 @dataclass(frozen=True)
@@ -156,44 +158,69 @@ def as_probability(written: np.ndarray) -> np.ndarray:
     return np.where(written >= OUTSIDE, np.float32(np.nan), written / np.float32(SCALE))
 
 
-def count_transitions(labels: np.ndarray, years: Sequence[int], classes: int) -> np.ndarray:
-    """Count how often classes follow each other in successive years, int64 [from, to].
+def expected_counts(cast: np.ndarray, chain: Chain) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many transitions and votes of each kind are to be expected, given all votes (forward-backward).
+
+    A pixel is of classes only that some year votes for: else a class that hardly occurs would come to stand for a
+    common one's errors.
 
     Parameters
     ----------
-    labels : ndarray[year, y, x], uint8
-        Class indices; 255 = none. Only years that follow directly are counted.
-    """
-    counts = np.zeros((classes, classes), np.int64)
-    for position, gap in enumerate(np.diff(years)):
-        before, after = labels[position].astype(np.int64), labels[position + 1]
-        known = (before < classes) & (after < classes)
-        if gap == 1:
-            pairs = before[known] * classes + after[known]
-            counts += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
-    return counts
-
-
-def count_errors(labels: np.ndarray, cast: np.ndarray) -> np.ndarray:
-    """Count the votes by class and year, int64 [year, class, vote, grade].
-
-    Parameters
-    ----------
-    labels : ndarray[year, y, x], uint8
-        Class indices; 255 = none.
     cast : ndarray[year, vote, y, x], float32
+
+    Returns
+    -------
+    transitions : ndarray[from, to], int64
+        Between years that follow directly, x 2^20.
+    errors : ndarray[year, class, vote, grade], int64
+        x 2^20.
     """
-    classes, grades = cast.shape[1], len(TRUST)
-    shape = classes, classes, grades
-    counts = np.zeros((len(labels), *shape), np.int64)
-    for label, own, count in zip(labels, cast, counts, strict=True):
-        vote, grade = graded(own)
-        known = (label < classes) & own.any(axis=0)
-        place = np.ravel_multi_index(
-            (label[known].astype(np.intp), vote[known], grade[known]), shape
-        )
-        count += np.bincount(place, minlength=count.size).reshape(shape)
-    return counts
+    known = cast.any(axis=(0, 1))
+    cast = np.ascontiguousarray(cast[..., known])[..., None]
+    after, classes = chain.transition, cast.shape[1]
+    likely = evidence(cast, chain.errors)[..., 0] * _voted_for(cast).astype(np.float64)
+    # Each year's classes given the votes up to it, then given all. Plain sums, not those of a linear algebra library,
+    # whose order may depend on its threads.
+    given = np.empty_like(likely)
+    given[0] = _shares(likely[0])
+    for year in range(1, len(given)):
+        before = np.einsum("fp,ft->tp", given[year - 1], after[year - 1])
+        given[year] = _shares(before * likely[year])
+    transitions = np.zeros((classes, classes))
+    rest = np.ones_like(likely[0])
+    for year in range(len(given) - 2, -1, -1):
+        ahead = likely[year + 1] * rest
+        rest = np.einsum("ft,tp->fp", after[year], ahead)
+        both = given[year] / (given[year] * rest).sum(axis=0)
+        if chain.years[year + 1] - chain.years[year] == 1:
+            transitions += after[year] * np.einsum("fp,tp->ft", both, ahead)
+        given[year] = both * rest
+        rest = _shares(rest)
+    errors = np.stack([_expected_votes(*one) for one in zip(cast, given, strict=True)])
+    return tuple(np.rint(counts / UNIT).astype(np.int64) for counts in (transitions, errors))
+
+
+def _voted_for(cast: np.ndarray) -> np.ndarray:
+    """Return whether any year votes for a class, bool [vote, pixel], from votes [year, vote, pixel, 1]."""
+    found = np.zeros(cast.shape[1:3], bool)
+    for own in cast:
+        seen = np.flatnonzero(own.any(axis=0)[:, 0])
+        found[graded(own)[0][seen, 0], seen] = True
+    return found
+
+
+def _shares(values: np.ndarray) -> np.ndarray:
+    """Return values [class, pixel] over their sums."""
+    return values / values.sum(axis=0)
+
+
+def _expected_votes(cast: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Return the votes of a year by class, float64 [class, vote, grade], from the classes' shares [class, pixel]."""
+    seen = cast.any(axis=0)[:, 0]
+    shape = len(cast), len(TRUST)
+    place = np.ravel_multi_index(graded(cast[:, seen]), shape)[:, 0]
+    counts = [np.bincount(place, own[seen], shape[0] * shape[1]) for own in share]
+    return np.stack(counts).reshape(-1, *shape)
 
 
 def first_chain(years: Sequence[int], step: np.ndarray) -> Chain:
@@ -208,7 +235,7 @@ def estimate(
     cells: Callable[[], Iterable[np.ndarray]], years: Sequence[int], mapped: Sequence[int], prior: np.ndarray,
     add: Callable[[np.ndarray], np.ndarray] = lambda counts: counts,
 ) -> Chain:  # fmt: skip
-    """Estimate errors and transitions from what they lead to (Viterbi training).
+    """Estimate errors and transitions from the votes alone (expectation and maximisation in turn).
 
     Parameters
     ----------
@@ -231,26 +258,27 @@ def estimate(
         transitions = np.zeros((classes, classes), np.int64)
         errors = np.zeros(chain.errors.shape, np.int64)
         for cast in cells():
-            labels = decode(cast, chain)
-            transitions += count_transitions(labels, years, classes)
-            errors += count_errors(labels, cast)
+            for total, counts in zip(
+                (transitions, errors), expected_counts(cast, chain), strict=True
+            ):
+                total += counts
         transitions, errors = add(transitions), add(errors)
         errors[mapped] = errors[mapped].sum(axis=0)
-        chain = next_chain(chain, prior, transitions, errors)
+        chain = next_chain(chain, prior, transitions * UNIT, errors * UNIT)
     return chain
 
 
 def next_chain(
     chain: Chain, prior: np.ndarray, transitions: np.ndarray, errors: np.ndarray
 ) -> Chain:
-    """Return the chain that follows from what was counted with the last one.
+    """Return the chain that follows from what is expected with the last one.
 
     Parameters
     ----------
     prior : ndarray[from, to], float64
         The legend's transitions.
-    transitions, errors : ndarray, int64
-        Sums over all pixels of `count_transitions` and `count_errors`.
+    transitions, errors : ndarray, float64
+        Sums over all pixels of `expected_counts`, in pixels.
     """
     weight = TRANSITIONS_WEIGHT * np.maximum(transitions.sum(axis=1, keepdims=True), FEWEST_PIXELS)
     step = transitions + weight * prior
