@@ -60,16 +60,16 @@ reference_nomenclature = "value"
 """
 
 
-def standardised(year: reliable.Year, *_: object) -> np.ndarray:
+def standardised(looks: reliable.Looks, *_: object) -> np.ndarray:
     """Return the series with mean 0 and standard deviation 1 in every feature, in place of discriminants."""
-    values = year.series.astype(np.float32)
+    values = looks.series.astype(np.float32)
     return (values - values.mean(axis=0)) / np.maximum(values.std(axis=0), 1)
 
 
 # What is left out in turn, and the numbers of `lcu.sample.reliable` that leave it out.
 RULES = {
     "rule `polygon`": {"WRONG_POLYGON": np.inf},
-    "rules `cluster` and `changed`": {"FITS": 0.0},
+    "rule `cluster`": {"FITS": 0.0},
     "rule `atypical`": {"least_typical": lambda pool, *_: np.zeros(len(pool), bool)},
     "own polygon counted less": {"OWN_POLYGON": 1.0},
     "second turn": {"PASSES": 1},

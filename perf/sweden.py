@@ -138,9 +138,9 @@ def measure(sets: Sequence[str]) -> list[dict[str, object]]:
 
 
 def newest(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Return the rows of the run that each way was measured in last."""
-    last = {row["way"]: row["date"] for row in rows}
-    return [row for row in rows if row["date"] == last[row["way"]]]
+    """Return the rows of the commit that each way was measured with last."""
+    last = {row["way"]: row["commit"] for row in rows}
+    return [row for row in rows if row["commit"] == last[row["way"]]]
 
 
 def table(rows: list[dict[str, str]]) -> str:
