@@ -188,7 +188,8 @@ def _labels(
             config.archive.years, config.sample.old_map_year
         )  # fmt: skip
         cast = votes(probability, pool.index, years, mapped)
-        chain = evidence.estimate(lambda: [cast], years, mapped, config.legend.transition_matrix())
+        parts = [cast[..., start : start + BATCH] for start in starts]
+        chain = evidence.estimate(lambda: parts, years, mapped, config.legend.transition_matrix())
         found = evidence.decode(cast, chain)[mapped, 0].T
     alike = _compared(config, comm, batches, found)
     if alike is not None:
