@@ -96,6 +96,6 @@ def _pool(
 
 
 def judged_years(config: Config) -> list[int]:
-    """Return the years in which a label must fit: those that are sampled, and the map's own if it is there."""
+    """Return the years by which candidates are judged: those that are sampled, and the map's own if it is there."""
     years = set(config.sample.years or config.archive.years)
     return sorted(years | ({config.sample.old_map_year} & set(config.archive.years)))
