@@ -177,8 +177,13 @@ def expected_counts(cast: np.ndarray, chain: Chain) -> tuple[np.ndarray, np.ndar
     """
     known = cast.any(axis=(0, 1))
     cast = np.ascontiguousarray(cast[..., known])[..., None]
+    seen = cast.any(axis=1)[..., 0]
+    vote, grade = (np.stack(part)[..., 0] for part in zip(*map(graded, cast), strict=True))
     after, classes = chain.transition, cast.shape[1]
-    likely = evidence(cast, chain.errors)[..., 0] * _voted_for(cast).astype(np.float64)
+    voted_for = np.zeros((classes, vote.shape[1]), bool)
+    for own, where in zip(vote, seen, strict=True):
+        voted_for[own[where], np.flatnonzero(where)] = True
+    likely = evidence(cast, chain.errors)[..., 0] * voted_for.astype(np.float64)
     # Each year's classes given the votes up to it, then given all. Plain sums, not those of a linear algebra library,
     # whose order may depend on its threads.
     given = np.empty_like(likely)
@@ -196,31 +201,19 @@ def expected_counts(cast: np.ndarray, chain: Chain) -> tuple[np.ndarray, np.ndar
             transitions += after[year] * np.einsum("fp,tp->ft", both, ahead)
         given[year] = both * rest
         rest = _shares(rest)
-    errors = np.stack([_expected_votes(*one) for one in zip(cast, given, strict=True)])
+    size = len(TRUST)
+    errors = [
+        np.bincount(own[where] * size + of[where], share[where], classes * size)
+        for own, of, where, shares in zip(vote, grade, seen, given, strict=True)
+        for share in shares
+    ]
+    errors = np.stack(errors).reshape(len(given), classes, classes, size)
     return tuple(np.rint(counts / UNIT).astype(np.int64) for counts in (transitions, errors))
-
-
-def _voted_for(cast: np.ndarray) -> np.ndarray:
-    """Return whether any year votes for a class, bool [vote, pixel], from votes [year, vote, pixel, 1]."""
-    found = np.zeros(cast.shape[1:3], bool)
-    for own in cast:
-        seen = np.flatnonzero(own.any(axis=0)[:, 0])
-        found[graded(own)[0][seen, 0], seen] = True
-    return found
 
 
 def _shares(values: np.ndarray) -> np.ndarray:
     """Return values [class, pixel] over their sums."""
     return values / values.sum(axis=0)
-
-
-def _expected_votes(cast: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Return the votes of a year by class, float64 [class, vote, grade], from the classes' shares [class, pixel]."""
-    seen = cast.any(axis=0)[:, 0]
-    shape = len(cast), len(TRUST)
-    place = np.ravel_multi_index(graded(cast[:, seen]), shape)[:, 0]
-    counts = [np.bincount(place, own[seen], shape[0] * shape[1]) for own in share]
-    return np.stack(counts).reshape(-1, *shape)
 
 
 def first_chain(years: Sequence[int], step: np.ndarray) -> Chain:
@@ -258,10 +251,9 @@ def estimate(
         transitions = np.zeros((classes, classes), np.int64)
         errors = np.zeros(chain.errors.shape, np.int64)
         for cast in cells():
-            for total, counts in zip(
-                (transitions, errors), expected_counts(cast, chain), strict=True
-            ):
-                total += counts
+            own_transitions, own_errors = expected_counts(cast, chain)
+            transitions += own_transitions
+            errors += own_errors
         transitions, errors = add(transitions), add(errors)
         errors[mapped] = errors[mapped].sum(axis=0)
         chain = next_chain(chain, prior, transitions * UNIT, errors * UNIT)

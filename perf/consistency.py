@@ -299,16 +299,10 @@ def table(rows: list[dict[str, str]], years: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def newest(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Return the rows of the commit that each way was measured with last, for each number of years."""
-    last = {(row["years"], row["way"]): row["commit"] for row in rows}
-    return [row for row in rows if row["commit"] == last[row["years"], row["way"]]]
-
-
 def write_page() -> None:
     """Write the tables of the page."""
     with TABLE.open(newline="") as file:
-        rows = newest(list(csv.DictReader(file)))
+        rows = record.newest(list(csv.DictReader(file)), "years", "way")
     order = {way: number for number, way in enumerate(WAYS)}
     rows = sorted((row for row in rows if row["way"] in order), key=lambda row: order[row["way"]])
     text = PAGE.read_text()

@@ -35,6 +35,12 @@ TARGETS = {
 }
 
 
+def newest(rows: Sequence[dict[str, str]], *keys: str) -> list[dict[str, str]]:
+    """Return the rows of the commit that each combination of values in some columns was measured with last."""
+    last = {tuple(row[key] for key in keys): row["commit"] for row in rows}
+    return [row for row in rows if row["commit"] == last[tuple(row[key] for key in keys)]]
+
+
 def provenance() -> dict[str, str]:
     """Return what all rows of a run share: when, which commit, where."""
     return {

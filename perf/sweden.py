@@ -137,12 +137,6 @@ def measure(sets: Sequence[str]) -> list[dict[str, object]]:
     return rows
 
 
-def newest(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Return the rows of the commit that each way was measured with last."""
-    last = {row["way"]: row["commit"] for row in rows}
-    return [row for row in rows if row["commit"] == last[row["way"]]]
-
-
 def table(rows: list[dict[str, str]]) -> str:
     """Return means over the seeds (least to most) as a table in Markdown."""
     lines = [
@@ -201,7 +195,8 @@ def main() -> None:
                 record.append(TABLE, [shared | row for row in rows], COLUMNS)
                 print(*rows, sep="\n", flush=True)
     with TABLE.open(newline="") as file:
-        record.put(PAGE, BEGIN, END, table(newest(list(csv.DictReader(file)))))
+        rows = record.newest(list(csv.DictReader(file)), "way")
+    record.put(PAGE, BEGIN, END, table(rows))
 
 
 if __name__ == "__main__":
