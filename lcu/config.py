@@ -427,6 +427,11 @@ class Train:
         """Whether the model looks at the pixels around a sample too."""
         return self.model == "convlstm"
 
+    @property
+    def joins_years(self) -> bool:
+        """Whether a sample is learned from with all of its years together, not with each by itself."""
+        return self.carry_state or bool(self.change_penalty)
+
 
 @dataclass(frozen=True)
 class Classify:

@@ -99,6 +99,7 @@ STEPS = {
 
 MULTI, SHIFTED = "classify.strategy='multi-year'", "classify.strategy='shifted-window'"
 PENALTY, CARRIED = "train.change_penalty=1.0", "train.carry_state=true"
+SPLICED = "train.spliced=0.3"
 TEMPCNN = ("train.model='tempcnn'", "train.epochs=15", "train.learning_rate=0.002")
 LSTM = ("train.model='lstm'", "train.epochs=12", "train.hidden=32", "train.learning_rate=0.004")
 # What could be had if all labels were right: pixels of all kinds, with their true class in every year.
@@ -116,8 +117,8 @@ WAYS = {
     TRUTH: TEMPCNN,
     "lstm": LSTM,
     "lstm, carried state": (*LSTM, CARRIED),
-    "lstm, carried state, penalty": (*LSTM, CARRIED, PENALTY),
-    "lstm, carried state, multi-year, penalty": (*LSTM, CARRIED, MULTI, PENALTY),
+    "lstm, carried state, spliced": (*LSTM, CARRIED, SPLICED),
+    "lstm, carried state, spliced, multi-year, penalty": (*LSTM, CARRIED, SPLICED, MULTI, PENALTY),
 }  # fmt: skip
 
 

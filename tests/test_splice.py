@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,6 +91,30 @@ def test_a_spliced_sample_shows_one_class_then_another_and_is_called_by_the_last
         assert shown == [shown[0]] * turn + [int(label[position])] * (len(shown) - turn)
         # What came before lasts into the year at most: its end is what the map shows.
         assert ends[seen[turn - 1]] <= (year + 1) * 100 + 1
+
+
+@pytest.mark.parametrize(
+    "train", [{"model": "lstm", "carry_state": True}, {"model": "tempcnn", "change_penalty": 1.0}]
+)
+def test_a_model_that_joins_years_learns_what_was_there_before_a_change_and_what_stays_after_it(
+    config: Config, train: dict[str, Any]
+) -> None:
+    config = replace(config, train=replace(config.train, **train))
+    found = splice.with_spliced(config, samples_of(config), CLASSES)
+    shown, seen = found.series[COUNT:, :, 0] // LEVEL, found.count[COUNT:] > 0
+    starts, kinds = np.array([period.start.year for period in config.periods]), set()
+    for values, there, label in zip(shown, seen, found.label[COUNT:], strict=True):
+        first, last = values[there][0], values[there][-1]
+        gone, come = np.flatnonzero(there & (values == first)), np.flatnonzero(values == last)
+        assert first != last and gone[-1] < come[0]
+        # Between the last sight of the one and the first of the other it turned; a year is called what it ends as.
+        possible = {starts[place] for place in range(gone[-1] + 1, come[0] + 1)}
+        assert any(
+            label.tolist() == [first if year < turn else last for year in (2018, 2019)]
+            for turn in possible
+        )
+        kinds.add(int((label == first).sum()))
+    assert kinds == {0, 1}
 
 
 def test_only_training_samples_are_spliced_and_keep_their_weight(config: Config) -> None:

@@ -142,7 +142,7 @@ def _apart(
     config: Config, windows: Windows, label: np.ndarray, weight: np.ndarray, split: np.ndarray
 ) -> tuple[Windows, np.ndarray, np.ndarray, np.ndarray]:
     """Make an example of every year of every sample, where nothing looks at several of them."""
-    if config.train.carry_state or config.train.change_penalty:
+    if config.train.joins_years:
         return windows, label, weight, split
     parts = (windows.values, windows.observed, windows.day)
     single = Windows(*(part.reshape(-1, 1, *part.shape[2:]) for part in parts))

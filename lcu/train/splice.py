@@ -28,7 +28,9 @@ def with_spliced(config: Config, samples: Samples, classes: Sequence[int]) -> Sa
 
     Both parts are training samples. Which class follows is drawn by the legend's transitions, when by chance between
     the first period and the last one of the calendar year that leave an observation on either side. Such a sample
-    is labelled in that year only, with what it ends as; it weighs what the sample does that it begins as.
+    is called what it ends as, and weighs what the sample does that it begins as. It is labelled in that year only; in
+    all years where a model joins them (`Train.joins_years`), those that ended before the change being called what it
+    begins as.
 
     Parameters
     ----------
@@ -147,6 +149,10 @@ def _joined(
         columns |= _joined_by_day(config, samples, before, after, turn)
     label = np.full_like(columns["label"], NODATA)
     label[:, position] = columns["label"][:, position]
+    if config.train.joins_years:
+        turned = np.array([period.start.year for period in config.periods])[start]
+        ended = np.array(samples.years) < turned[:, None]
+        label = np.where(ended, samples.label[before], columns["label"])
     return replace(samples, **columns | {"label": label, "weight": samples.weight[before]})
 
 

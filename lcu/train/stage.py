@@ -63,7 +63,7 @@ def _trained(
             del keys[name]
     changes = config.legend.transition_matrix().tolist() if config.train.spliced else []
     mark = store.fingerprint(
-        "model 3", keys, table["run"]["seed"], samples.fingerprint, strategy, cut,
+        "model 4", keys, table["run"]["seed"], samples.fingerprint, strategy, cut,
         former and former.fingerprint, changes,
     )  # fmt: skip
     if not on_root(comm, "looking for a model", models.is_whole, folder, mark):
