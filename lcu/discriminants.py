@@ -17,6 +17,9 @@ CHUNK = 2**18
 # Scatter within classes, in units of the mean square, below which all series are the same but for rounding.
 SAME = 1e-12
 
+# Of a weight: sums of its products with uint16 are exact in doubles for up to 2^20 features.
+BITS = 16
+
 # Ridge of the scatter within classes, in units of its mean eigenvalue.
 RIDGE = 1e-3
 
@@ -51,9 +54,10 @@ def directions(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return weights, whole numbers as float64 [feature, direction], and what makes discriminants of them.
 
-    That is float64 [2, direction]: the projected mean, and the unit of the weights, which are as large as
-    exact products with uint16 in doubles allow. No direction where fewer than two classes have candidates,
-    or all series are the same.
+    That is float64 [2, direction]: the projected mean, and the unit of the weights. Weights are whole numbers of
+    `BITS` bits: finer than their use, and coarser than the rounding by which eigenvectors differ between the
+    kernels that a linear algebra library has for different processors. No direction where fewer than two
+    classes have candidates, or all series are the same.
     """
     features, total, present = sums.shape[1], counts.sum(), counts > 0
     none = np.zeros((features, 0)), np.zeros((2, 0))
@@ -68,9 +72,9 @@ def directions(
         return none
     _, vectors = linalg.eigh(between, within + RIDGE * unit * np.eye(features))
     vectors = vectors[:, ::-1][:, : min(len(means) - 1, features)]
-    bits = 53 - 16 - int(np.ceil(np.log2(features + 1)))
-    scale = 2.0 ** (bits - 1 - np.floor(np.log2(np.abs(vectors).max(axis=0))))
-    return np.rint(vectors * scale), np.stack([mean @ vectors, 1 / scale])
+    scale = 2.0 ** (BITS - 1 - np.floor(np.log2(np.abs(vectors).max(axis=0))))
+    weights = np.rint(vectors * scale)
+    return weights, np.stack([np.rint(mean) @ weights / scale, 1 / scale])
 
 
 def project(series: np.ndarray, weights: np.ndarray, frame: np.ndarray) -> np.ndarray:

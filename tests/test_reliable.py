@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -250,6 +253,32 @@ def test_discriminants_do_not_depend_on_how_many_are_computed_at_once() -> None:
     whole = project(series, weights, frame)
     parts = [project(series[first : first + 7], weights, frame) for first in range(0, 500, 7)]
     np.testing.assert_array_equal(whole, np.concatenate(parts))
+
+
+DIRECTIONS = """
+import sys
+import numpy as np
+from lcu.discriminants import add_up, directions
+random = np.random.default_rng(1)
+index = np.arange(20000) % 8
+noise = random.normal(0, 100, (20000, 120)) @ random.normal(0, 1, (120, 120))
+series = 30000 + random.normal(0, 300, (8, 120))[index] + noise
+weights, frame = directions(*add_up(series.clip(0, 65535).astype(np.uint16), index, 8))
+sys.stdout.write((weights.tobytes() + frame.tobytes()).hex())
+"""
+
+
+def test_discriminants_do_not_depend_on_the_processor() -> None:
+    # OpenBLAS, which NumPy and SciPy are built with, has kernels of its own for each of these.
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", DIRECTIONS], env=os.environ | {"OPENBLAS_CORETYPE": kind},
+            cwd=ROOT, check=True, capture_output=True, text=True, timeout=120,
+        ).stdout
+        for kind in ("Nehalem", "Sandybridge", "Haswell")
+    ]  # fmt: skip
+    assert len(found[0]) == 2 * 8 * (120 * 7 + 2 * 7)
+    assert found[0] == found[1] == found[2]
 
 
 @given(st.integers(0, 60), st.integers(0, 40), st.integers(0, 99))

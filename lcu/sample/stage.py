@@ -153,7 +153,7 @@ def _mark(config: Config, composites: Composites) -> str:
     read = [composites.fingerprint(tile) for tile in composites.tiles]
     patch = ["patches"] if config.train.reads_patches else []
     return store.fingerprint(
-        "samples 7", table["sample"], table["run"]["seed"], files, classes, read, *patch
+        "samples 8", table["sample"], table["run"]["seed"], files, classes, read, *patch
     )
 
 

@@ -82,7 +82,7 @@ def stable_samples(
     """
     composites = on_root(comm, "opening the composites", Composites.open, config)
     mark = store.fingerprint(
-        "stable 8", samples.fingerprint, first.fingerprint, first.about["tensors"], POOL, MORE,
+        "stable 9", samples.fingerprint, first.fingerprint, first.about["tensors"], POOL, MORE,
         config.compares_years, config.legend.transition_matrix().tolist(),
     )  # fmt: skip
     path = sampling.path_of(config.directory, NAME)
