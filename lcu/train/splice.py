@@ -147,12 +147,11 @@ def _joined(
     if config.own_days:
         turn = first_days(config)[start]
         columns |= _joined_by_day(config, samples, before, after, turn)
-    label = np.full_like(columns["label"], NODATA)
-    label[:, position] = columns["label"][:, position]
-    if config.train.joins_years:
-        turned = np.array([period.start.year for period in config.periods])[start]
-        ended = np.array(samples.years) < turned[:, None]
-        label = np.where(ended, samples.label[before], columns["label"])
+    turned = np.array([period.start.year for period in config.periods])[start]
+    ended = np.array(samples.years) < turned[:, None]
+    label = np.where(ended, samples.label[before], columns["label"])
+    if not config.train.joins_years:
+        label[:, np.arange(len(samples.years)) != position] = NODATA
     return replace(samples, **columns | {"label": label, "weight": samples.weight[before]})
 
 
