@@ -11,6 +11,9 @@ years of a place, which has a level of its own that lasts (the density of a mult
 margins). So the mean of all years before a change is compared with that of all after it, where pairs of successive
 years would compare one with one. The logarithm is halved, for discriminants are no independent witnesses, and what one
 year more adds to it is kept within three (docs/consistency.md).
+
+The series are those of the ground around a pixel, not of it alone (`around`): what changes for good is larger than a
+pixel, and what makes a pixel look different from one year to another is often its own.
 """
 
 from __future__ import annotations
@@ -22,7 +25,11 @@ from typing import Any
 import numpy as np
 
 from lcu.discriminants import add_up, directions, project
+from lcu.store import PATCH_SIDE
 from lcu.years import pairs_of_years
+
+# Pixels on each side of a pixel whose series are looked at with its own: as far as `lcu.store.PATCH` reaches.
+REACH = PATCH_SIDE // 2
 
 # Share of the votes of the years from which a class is looked at.
 LEAST_VOTE = np.float32(0.02)
@@ -89,13 +96,64 @@ class Likeness:
         return np.ascontiguousarray(np.stack(values))
 
 
+def around(series: np.ndarray) -> np.ndarray:
+    """Return the mean series of the 5 x 5 pixels around each, uint16 [time, band, y, x].
+
+    Of those that have a series at all, rounded half up; 0 where the pixel itself has none. Sums are of whole
+    numbers, so nothing depends on blocks.
+
+    Parameters
+    ----------
+    series : ndarray[time, band, y, x], uint16
+        Gap-filled reflectance x 10000; 0 in all where nothing was ever observed.
+    """
+    known = series.any(axis=(0, 1))
+    count, found = _summed(known), np.empty_like(series)
+    for mean, own in zip(found, series, strict=True):
+        mean[:] = _rounded(_summed(own), count, known)
+    return found
+
+
+def around_patch(patch: np.ndarray) -> np.ndarray:
+    """Do as `around` for the pixels in the middle of patches [pixel, time, band, 5, 5]; uint16 [pixel, time, band]."""
+    known = patch.any(axis=(1, 2))
+    total, count = patch.sum(axis=(3, 4), dtype=np.uint32), known.sum(axis=(1, 2), dtype=np.uint32)
+    return _rounded(total, count[:, None, None], known[:, REACH, REACH][:, None, None])
+
+
+def _summed(values: np.ndarray) -> np.ndarray:
+    """Return the sums of 5 x 5 values [..., y, x], uint32; nothing outside."""
+    side = 2 * REACH + 1
+    height, width = values.shape[-2:]
+    edges = [(0, 0)] * (values.ndim - 2) + [(REACH, REACH)] * 2
+    padded = np.pad(values, edges)
+    rows = np.zeros((*padded.shape[:-2], height, padded.shape[-1]), np.uint32)
+    for row in range(side):
+        rows += padded[..., row : row + height, :]
+    total = np.zeros(values.shape, np.uint32)
+    for col in range(side):
+        total += rows[..., col : col + width]
+    return total
+
+
+def _rounded(total: np.ndarray, count: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return totals over counts, rounded half up, uint16; 0 where not known.
+
+    Single precision is exact here: totals are below 2^24, and no quotient lies closer than 1/25 below a whole number.
+    """
+    halves = (total + count // 2).astype(np.float32)
+    mean = (halves / np.maximum(count, 1).astype(np.float32)).astype(np.uint16)
+    return np.where(known, mean, np.uint16(0))
+
+
 def fit(series: np.ndarray, label: np.ndarray, classes: int) -> Likeness | None:
     """Find the discriminants, and how they correlate from year to year.
 
     Parameters
     ----------
     series : ndarray[year, feature, pixel], uint16
-        Gap-filled reflectance x 10000 of each year, time and band in one axis; pixels of all kinds.
+        Gap-filled reflectance x 10000 of each year, as `around` returns it, time and band in one axis; pixels of all
+        kinds.
     label : ndarray[year, pixel], uint8
         Class index; 255 = none.
     classes : int

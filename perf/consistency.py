@@ -2,12 +2,14 @@
 
     python perf/consistency.py --seeds 1 2 3 --years 3 6
     python perf/consistency.py --seeds 4 --years 6 --only svm tempcnn
+    python perf/consistency.py --size 1024 --years 6 --only tempcnn
 
-Every seed is a landscape of its own: simulated, composited and sampled once a number of years; the first years are
-taken where there are more. Each way of training and classifying (`WAYS`) has probabilities of its own, on which the
-steps work (`STEPS`; the default way has all of them, the others the map of each year alone, the default chain and all
-together). The truth is read here only. Every figure goes to `results/consistency.csv`, and the page shows what was
-measured last of each way. `--only` and `--years` measure parts.
+Every seed is a landscape of its own, `--size` pixels of 10 m wide and high: simulated, composited and
+sampled once a number of years; the first years are taken where there are more. Each way of training and
+classifying (`WAYS`) has probabilities of its own, on which the steps work (`STEPS`; the default way has all
+of them, the others the map of each year alone, the default chain and all together). The truth is read here
+only. Every figure goes to `results/consistency.csv`, and the page shows what was measured last of each way.
+`--only` and `--years` measure parts.
 
 Change is a change of class between successive years, pooled over pairs of years, pixels that are mixed in either year
 left out. A constant map agrees with itself perfectly: agreement stands beside accuracy and the recall of change.
@@ -49,7 +51,9 @@ gdal.UseExceptions()
 TABLE = record.ROOT / "perf" / "results" / "consistency.csv"
 PAGE = record.ROOT / "docs" / "consistency.md"
 BEGIN, END = "<!-- consistency: written by perf/consistency.py -->\n", "<!-- end of consistency -->"
-COLUMNS = ("date", "commit", "host", "cpu", "years", "way", "step", "seed", "figure", "value")
+COLUMNS = (
+    "date", "commit", "host", "cpu", "size", "years", "way", "step", "seed", "figure", "value",
+)  # fmt: skip
 FIRST = 2018
 
 RUN = """
@@ -60,7 +64,7 @@ kind = "safe"
 path = "products"
 years = {years}
 [simulate]
-size = 512
+size = {size}
 tiles = ["32TPS"]
 mapping_unit = 5
 [sample]
@@ -268,11 +272,11 @@ def ratios(rows: dict[str, float], name: str) -> tuple[float, float, float, floa
     return *scores, false / max(false + none, 1)
 
 
-def table(rows: list[dict[str, str]], years: int) -> str:
-    """Return the table of a number of years in Markdown: means over the seeds, change pooled."""
-    own = [row for row in rows if int(row["years"]) == years]
+def table(rows: list[dict[str, str]], size: int, years: int) -> str:
+    """Return the table of a size and a number of years in Markdown: means over the seeds, change pooled."""
+    own = [row for row in rows if (int(row["size"]), int(row["years"])) == (size, years)]
     lines = [
-        f"**{years} years.**\n",
+        f"**{years} years, {size} x {size} pixels.**\n",
         "| way (seeds) | step | accuracy by year | macro F1 by year | agreement (true) | change: precision | recall "
         "| F1 | false change | F1 last pair | from-to right | F1 mixed pixels |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
@@ -303,12 +307,13 @@ def table(rows: list[dict[str, str]], years: int) -> str:
 def write_page() -> None:
     """Write the tables of the page."""
     with TABLE.open(newline="") as file:
-        rows = record.newest(list(csv.DictReader(file)), "years", "way")
+        rows = record.newest(list(csv.DictReader(file)), "size", "years", "way")
     order = {way: number for number, way in enumerate(WAYS)}
     rows = sorted((row for row in rows if row["way"] in order), key=lambda row: order[row["way"]])
     text = PAGE.read_text()
     begin = text.index(BEGIN) + len(BEGIN)
-    tables = "\n".join(table(rows, count) for count in sorted({int(row["years"]) for row in rows}))
+    measured = sorted({(int(row["size"]), int(row["years"])) for row in rows})
+    tables = "\n".join(table(rows, *one) for one in measured)
     PAGE.write_text(text[:begin] + "\n" + tables + "\n" + text[text.index(END, begin) :])
 
 
@@ -321,7 +326,9 @@ def measure(path: Path, seed: int, years: Sequence[int], way: str) -> list[dict[
     rows = []
     for step in steps_of(way):
         found = figures(maps(path, sets, step, tile), true, mixed)
-        own = {"years": len(years), "way": way, "step": step, "seed": seed}
+        own = {
+            "size": config.simulate.size, "years": len(years), "way": way, "step": step, "seed": seed,
+        }  # fmt: skip
         rows += [own | {"figure": name, "value": f"{value:.6g}"} for name, value in found.items()]
         said = " ".join(f"{value:.4f}" for value in ratios(found, "all"))
         accuracy = np.mean([found[f"accuracy {n + 1}"] for n in range(len(years))])
@@ -336,6 +343,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--years", type=int, nargs="+", default=[3, 6])
+    parser.add_argument("--size", type=int, default=512, help="side of a landscape, pixels")
     parser.add_argument("--only", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument(
         "--folder", type=Path, help="keep the archives and runs here, and use what is there"
@@ -345,9 +353,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         for seed in options.seeds:
-            path = folder / f"seed-{seed}" / "run.toml"
+            path = folder / f"seed-{seed}-{options.size}" / "run.toml"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(RUN.format(years=list(range(FIRST, FIRST + max(options.years)))))
+            years = list(range(FIRST, FIRST + max(options.years)))
+            path.write_text(RUN.format(size=options.size, years=years))
             stage("simulate", path, [f"run.seed={seed}"])
             for count in options.years:
                 for way in options.only:

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import ndimage, stats
 
 from lcu import likeness
 from lcu.likeness import Likeness
@@ -45,6 +45,40 @@ def fitted(series: np.ndarray, label: np.ndarray, classes: int = 2) -> Likeness:
 
 def flat(series: np.ndarray) -> np.ndarray:
     return series.reshape(*series.shape[:2], -1)
+
+
+def looks(shape: tuple[int, ...] = (3, 2, 20, 30)) -> np.ndarray:
+    """Return series uint16 [time, band, y, x], as large as they can be; some pixels have none."""
+    series = np.random.default_rng(5).integers(1, 65536, shape).astype(np.uint16)
+    series[..., 4:9, 11] = 0
+    series[..., :8, :8] = 0
+    return series
+
+
+def test_the_ground_around_a_pixel_is_the_mean_of_what_is_known() -> None:
+    series = looks()
+    known = series.any(axis=(0, 1))
+    ones = np.ones((5, 5), np.int64)
+    count = ndimage.correlate(known.astype(np.int64), ones, mode="constant")
+    found = likeness.around(series)
+    assert found.dtype == np.uint16 and (found[..., ~known] == 0).all()
+    for mean, own in zip(found.reshape(6, 20, 30), series.reshape(6, 20, 30), strict=True):
+        total = ndimage.correlate(own.astype(np.int64), ones, mode="constant")
+        exact = (total[known] + count[known] // 2) // count[known]
+        np.testing.assert_array_equal(mean[known], exact)
+
+
+def test_the_ground_around_does_not_depend_on_blocks_nor_on_how_it_was_read() -> None:
+    series, reach = looks(), likeness.REACH
+    whole = likeness.around(series)
+    part = likeness.around(series[..., 3 : 15 + 2 * reach, 6 : 19 + 2 * reach])
+    inner = part[..., reach:-reach, reach:-reach]
+    np.testing.assert_array_equal(inner, whole[..., 3 + reach : 15 + reach, 6 + reach : 19 + reach])
+    padded = np.pad(series, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5), axis=(2, 3))
+    patch = windows.reshape(3, 2, -1, 5, 5).transpose(2, 0, 1, 3, 4)
+    of_patch = likeness.around_patch(patch).transpose(1, 2, 0).reshape(series.shape)
+    np.testing.assert_array_equal(of_patch, whole)
 
 
 @pytest.mark.parametrize("years", [1, 2, 5])

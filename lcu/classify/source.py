@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from lcu import evidence, store
+from lcu import evidence, likeness, store
 from lcu.classify import overlap, smooth
 from lcu.composite import Composites
 from lcu.config import Config
@@ -80,7 +80,7 @@ class Source:
         )
         legend = self.config.legend
         return store.fingerprint(
-            "consistent 7", keys, old, sorted(self.marks.items()), legend.values.tolist(),
+            "consistent 8", keys, old, sorted(self.marks.items()), legend.values.tolist(),
             legend.transition_matrix().tolist(), self.config.changes,
         )  # fmt: skip
 
@@ -119,15 +119,20 @@ class Source:
         return np.stack(years)
 
     def series(self, tile: str, block: Block, pixels: np.ndarray | None = None) -> np.ndarray:
-        """Read the gap-filled series of each mapped year, uint16 [year, feature, y, x]: time and band in one axis.
+        """Read the gap-filled series around each pixel (`lcu.likeness.around`) in each mapped year.
 
-        With `pixels`, positions in the block row by row, of these only: [year, feature, 1, pixel].
+        Returns
+        -------
+        ndarray[year, feature, y, x], uint16
+            Time and band in one axis. With `pixels`, positions in the block row by row, of these only:
+            [year, feature, 1, pixel].
         """
-        written, days = self.composites.read(tile, block), self.composites.read_days(tile, block)
+        wide = block.grown(likeness.REACH, self.tiles[tile].grid)
+        written, days = self.composites.read(tile, wide), self.composites.read_days(tile, wide)
+        filled = likeness.around(self.composites.at_periods(written, days))
+        filled = filled[(..., *block.inside(wide))]
         if pixels is not None:
-            written = written.reshape(*written.shape[:2], 1, -1)[..., pixels]
-            days = days.reshape(len(days), 1, -1)[..., pixels]
-        filled = self.composites.at_periods(written, days)
+            filled = filled.reshape(*filled.shape[:2], 1, -1)[..., pixels]
         own = [filled[positions] for positions in self.config.positions_by_year.values()]
         return np.stack(own).reshape(len(own), -1, *filled.shape[2:])
 

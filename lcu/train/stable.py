@@ -27,7 +27,7 @@ from lcu.ranks import mine, on_root, together
 from lcu.sample import Candidates, OldMap, Samples, assign_splits, draw
 from lcu.sample import stage as sampling
 from lcu.sample.draw import FARTHEST, TRAINING, lowest, mix, reading_order
-from lcu.sample.series import fill_patches, fill_series, read_series
+from lcu.sample.series import fill_patches, read_series
 from lcu.store import CELL
 from lcu.train.model import Model
 from lcu.train.series import Cut
@@ -60,7 +60,7 @@ class Batch:
     probability : ndarray[pixel, year, class], float32
         NaN in years that were not seen.
     series : ndarray[year, feature, pixel], uint16
-        Gap-filled, time and band in one axis.
+        Gap-filled, of the ground around each (`lcu.likeness.around`), time and band in one axis.
     """
 
     rows: np.ndarray
@@ -82,7 +82,7 @@ def stable_samples(
     """
     composites = on_root(comm, "opening the composites", Composites.open, config)
     mark = store.fingerprint(
-        "stable 9", samples.fingerprint, first.fingerprint, first.about["tensors"], POOL, MORE,
+        "stable 10", samples.fingerprint, first.fingerprint, first.about["tensors"], POOL, MORE,
         config.compares_years, config.legend.transition_matrix().tolist(),
     )  # fmt: skip
     path = sampling.path_of(config.directory, NAME)
@@ -208,15 +208,16 @@ def _mapped(
     config: Config, composites: Composites, tiles: Sequence[Tile], pool: Candidates, rows: np.ndarray, model: Model
 ) -> Batch:  # fmt: skip
     """Map some pixels, the positions `rows` of which are in the pool."""
-    series, count, day, patch = read_series(composites, tiles, pool, with_patches=model.reach > 0)
-    filled = fill_series(series, day, composites.middles)
+    series, count, day, patch = read_series(composites, tiles, pool, with_patches=True)
+    filled = fill_patches(patch, composites.middles)
     if model.reads_gaps:
-        read = series if patch is None else patch, count, day
+        read = patch if model.reach else series, count, day
     else:
-        read = (filled if patch is None else fill_patches(patch, composites.middles),)
+        read = (filled if model.reach else filled[..., likeness.REACH, likeness.REACH],)
     probability = yearly_probability(config, model, *read)
     seen = np.stack([count[:, own].any(axis=1) for own in config.times_by_year.values()], axis=1)
-    of_year = np.stack([filled[:, own] for own in config.positions_by_year.values()])
+    looks = likeness.around_patch(filled)
+    of_year = np.stack([looks[:, own] for own in config.positions_by_year.values()])
     features = of_year.reshape(*of_year.shape[:2], -1).transpose(0, 2, 1)
     return Batch(rows, np.where(seen[..., None], probability, np.float32(np.nan)), features)
 
