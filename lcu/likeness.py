@@ -117,33 +117,29 @@ def around(series: np.ndarray) -> np.ndarray:
 def around_patch(patch: np.ndarray) -> np.ndarray:
     """Do as `around` for the pixels in the middle of patches [pixel, time, band, 5, 5]; uint16 [pixel, time, band]."""
     known = patch.any(axis=(1, 2))
-    total, count = patch.sum(axis=(3, 4), dtype=np.uint32), known.sum(axis=(1, 2), dtype=np.uint32)
+    total, count = (
+        patch.sum(axis=(3, 4), dtype=np.float32),
+        known.sum(axis=(1, 2), dtype=np.float32),
+    )
     return _rounded(total, count[:, None, None], known[:, REACH, REACH][:, None, None])
 
 
 def _summed(values: np.ndarray) -> np.ndarray:
-    """Return the sums of 5 x 5 values [..., y, x], uint32; nothing outside."""
-    side = 2 * REACH + 1
+    """Return the sums of 5 x 5 values [..., y, x], nothing outside; whole numbers below 2^24, exact as float32."""
     height, width = values.shape[-2:]
-    edges = [(0, 0)] * (values.ndim - 2) + [(REACH, REACH)] * 2
-    padded = np.pad(values, edges)
-    rows = np.zeros((*padded.shape[:-2], height, padded.shape[-1]), np.uint32)
-    for row in range(side):
-        rows += padded[..., row : row + height, :]
-    total = np.zeros(values.shape, np.uint32)
-    for col in range(side):
-        total += rows[..., col : col + width]
-    return total
+    padded = np.zeros((*values.shape[:-2], height + 2 * REACH, width + 2 * REACH), np.float32)
+    padded[..., REACH:-REACH, REACH:-REACH] = values
+    rows = sum(padded[..., row : row + height, :] for row in range(2 * REACH + 1))
+    return sum(rows[..., col : col + width] for col in range(2 * REACH + 1))
 
 
 def _rounded(total: np.ndarray, count: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Return totals over counts, rounded half up, uint16; 0 where not known.
 
-    Single precision is exact here: totals are below 2^24, and no quotient lies closer than 1/25 below a whole number.
+    Exact in single precision: no quotient that is not whole lies closer than 1/25 below a whole number.
     """
-    halves = (total + count // 2).astype(np.float32)
-    mean = (halves / np.maximum(count, 1).astype(np.float32)).astype(np.uint16)
-    return np.where(known, mean, np.uint16(0))
+    mean = (total + np.floor(count / 2)) / np.where(known, count, np.float32(np.inf))
+    return mean.astype(np.uint16)
 
 
 def fit(series: np.ndarray, label: np.ndarray, classes: int) -> Likeness | None:
