@@ -42,6 +42,9 @@ MORE = 2
 # Pixels that are mapped at once: always as many, so that no bit depends on how they are dealt out.
 BATCH = CELL * CELL
 
+# Pixels that are read at once, with the ground around them: 25 times as much as of them alone.
+PIECE = 512
+
 # Batches, of all ranks together, that tell how alike the years of a place are.
 COMPARED = 8
 
@@ -208,18 +211,29 @@ def _mapped(
     config: Config, composites: Composites, tiles: Sequence[Tile], pool: Candidates, rows: np.ndarray, model: Model
 ) -> Batch:  # fmt: skip
     """Map some pixels, the positions `rows` of which are in the pool."""
+    pieces = [
+        _read(composites, tiles, pool.take(np.arange(start, min(start + PIECE, len(pool)))), model)
+        for start in range(0, len(pool), PIECE)
+    ]
+    *read, count, looks = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+    probability = yearly_probability(config, model, *read)
+    seen = np.stack([count[:, own].any(axis=1) for own in config.times_by_year.values()], axis=1)
+    of_year = np.stack([looks[:, own] for own in config.positions_by_year.values()])
+    features = of_year.reshape(*of_year.shape[:2], -1).transpose(0, 2, 1)
+    return Batch(rows, np.where(seen[..., None], probability, np.float32(np.nan)), features)
+
+
+def _read(
+    composites: Composites, tiles: Sequence[Tile], pool: Candidates, model: Model
+) -> tuple[np.ndarray, ...]:
+    """Return what the model takes, the counts [pixel, time], and the series around the pixels [pixel, period, band]."""
     series, count, day, patch = read_series(composites, tiles, pool, with_patches=True)
     filled = fill_patches(patch, composites.middles)
     if model.reads_gaps:
         read = patch if model.reach else series, count, day
     else:
         read = (filled if model.reach else filled[..., likeness.REACH, likeness.REACH],)
-    probability = yearly_probability(config, model, *read)
-    seen = np.stack([count[:, own].any(axis=1) for own in config.times_by_year.values()], axis=1)
-    looks = likeness.around_patch(filled)
-    of_year = np.stack([looks[:, own] for own in config.positions_by_year.values()])
-    features = of_year.reshape(*of_year.shape[:2], -1).transpose(0, 2, 1)
-    return Batch(rows, np.where(seen[..., None], probability, np.float32(np.nan)), features)
+    return *read, count, likeness.around_patch(filled)
 
 
 def _assembled(
