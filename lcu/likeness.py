@@ -25,11 +25,10 @@ from typing import Any
 import numpy as np
 
 from lcu.discriminants import add_up, directions, project
-from lcu.store import PATCH_SIDE
 from lcu.years import pairs_of_years
 
-# Pixels on each side of a pixel whose series are looked at with its own: as far as `lcu.store.PATCH` reaches.
-REACH = PATCH_SIDE // 2
+# Pixels on each side of a pixel whose series are looked at with its own.
+REACH = 1
 
 # Share of the votes of the years from which a class is looked at.
 LEAST_VOTE = np.float32(0.02)
@@ -97,7 +96,7 @@ class Likeness:
 
 
 def around(series: np.ndarray) -> np.ndarray:
-    """Return the mean series of the 5 x 5 pixels around each, uint16 [time, band, y, x].
+    """Return the mean series of the 3 x 3 pixels around each, uint16 [time, band, y, x].
 
     Of those that have a series at all, rounded half up; 0 where the pixel itself has none. Sums are of whole
     numbers, so nothing depends on blocks.
@@ -116,6 +115,9 @@ def around(series: np.ndarray) -> np.ndarray:
 
 def around_patch(patch: np.ndarray) -> np.ndarray:
     """Do as `around` for the pixels in the middle of patches [pixel, time, band, 5, 5]; uint16 [pixel, time, band]."""
+    middle = patch.shape[-1] // 2
+    near = slice(middle - REACH, middle + REACH + 1)
+    patch = patch[..., near, near]
     known = patch.any(axis=(1, 2))
     total, count = (
         patch.sum(axis=(3, 4), dtype=np.float32),
@@ -125,7 +127,7 @@ def around_patch(patch: np.ndarray) -> np.ndarray:
 
 
 def _summed(values: np.ndarray) -> np.ndarray:
-    """Return the sums of 5 x 5 values [..., y, x], nothing outside; whole numbers below 2^24, exact as float32."""
+    """Return the sums of 3 x 3 values [..., y, x], nothing outside; whole numbers below 2^24, exact as float32."""
     height, width = values.shape[-2:]
     padded = np.zeros((*values.shape[:-2], height + 2 * REACH, width + 2 * REACH), np.float32)
     padded[..., REACH:-REACH, REACH:-REACH] = values
@@ -136,7 +138,7 @@ def _summed(values: np.ndarray) -> np.ndarray:
 def _rounded(total: np.ndarray, count: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Return totals over counts, rounded half up, uint16; 0 where not known.
 
-    Exact in single precision: no quotient that is not whole lies closer than 1/25 below a whole number.
+    Exact in single precision: no quotient that is not whole lies closer than 1/9 below a whole number.
     """
     mean = (total + np.floor(count / 2)) / np.where(known, count, np.float32(np.inf))
     return mean.astype(np.uint16)

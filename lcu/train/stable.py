@@ -28,7 +28,7 @@ from lcu.sample import Candidates, OldMap, Samples, assign_splits, draw
 from lcu.sample import stage as sampling
 from lcu.sample.draw import FARTHEST, TRAINING, lowest, mix, reading_order
 from lcu.sample.series import fill_patches, read_series
-from lcu.store import CELL
+from lcu.store import CELL, PATCH_SIDE
 from lcu.train.model import Model
 from lcu.train.series import Cut
 from lcu.years import over_votes, pairs_of_years
@@ -228,11 +228,11 @@ def _read(
 ) -> tuple[np.ndarray, ...]:
     """Return what the model takes, the counts [pixel, time], and the series around the pixels [pixel, period, band]."""
     series, count, day, patch = read_series(composites, tiles, pool, with_patches=True)
-    filled = fill_patches(patch, composites.middles)
+    filled, middle = fill_patches(patch, composites.middles), PATCH_SIDE // 2
     if model.reads_gaps:
         read = patch if model.reach else series, count, day
     else:
-        read = (filled if model.reach else filled[..., likeness.REACH, likeness.REACH],)
+        read = (filled if model.reach else filled[..., middle, middle],)
     return *read, count, likeness.around_patch(filled)
 
 
