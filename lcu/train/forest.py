@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
-from sklearn.ensemble import RandomForestClassifier
 
 from lcu._forest import add_leaves
 from lcu.train.svm import Data, Tensors
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import RandomForestClassifier
 
 
 def fit(data: Data, trees: int, seed: int) -> Tensors:
@@ -19,6 +23,8 @@ def fit(data: Data, trees: int, seed: int) -> Tensors:
         classes uint8 [class]; roots int64 [tree]; feature int64, threshold float64, left, right int64 [node];
         probability float32 [node, class]; depth int64 []. A leaf is its own child.
     """
+    from sklearn.ensemble import RandomForestClassifier  # slow to load, see `lcu.train.svm`
+
     machine = RandomForestClassifier(trees, random_state=seed)
     return tensors(machine.fit(data.features, data.label, data.weight))
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sklearn
 import torch
 from mpi4py import MPI
 
@@ -152,7 +152,7 @@ def _about(config: Config, samples: Samples, mark: str) -> dict[str, Any]:
         "configuration": provenance(config),
         "versions": {
             "lcu": lcu.__version__,
-            "scikit-learn": sklearn.__version__,
+            "scikit-learn": version("scikit-learn"),
             "torch": torch.__version__,
         },
     }

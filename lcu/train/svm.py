@@ -2,21 +2,23 @@
 
 scikit-learn's SVC predicts one pixel after the other in double precision; a map has 10^8 of them.
 Prediction here is three matrix products a batch, with the numbers of the fitted SVC, so that a
-cluster node's BLAS does the work.
+cluster node's BLAS does the work. scikit-learn is loaded where something is fitted: it takes a rank as
+long to load as torch, and nothing else needs it.
 """
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
-from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
+    from sklearn.svm import SVC
 
 Tensors = dict[str, torch.Tensor]
 
@@ -66,6 +68,8 @@ def features(filled: np.ndarray) -> np.ndarray:
 
 def folds(data: Data, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return (training, held out) positions of each fold; polygons are kept whole."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
     count = max(2, min(count, len(np.unique(data.group))))
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
@@ -81,6 +85,10 @@ def folds(data: Data, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarra
 
 def machine(c: float, gamma: float, feature_count: int) -> Pipeline:
     """Return an unfitted scaler and SVC; `gamma` is in units of 1 / number of features."""
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import SVC
+
     return make_pipeline(StandardScaler(), SVC(C=c, gamma=gamma / feature_count, cache_size=500))
 
 
