@@ -6,14 +6,18 @@ something happened. So a class that stays from one year to another is worth
 
     p(z1, ..., zn | the same place, of the class in all years) / (p(z1 | the class) ... p(zn | the class)),
 
-z being the linear discriminants of the years: normal in a class and year, each with the same correlation between all
+z being linear discriminants of the years: normal in a class and year, each with the same correlation between all
 years of a place, which has a level of its own that lasts (the density of a multivariate normal over those of its
 margins). So the mean of all years before a change is compared with that of all after it, where pairs of successive
-years would compare one with one. The logarithm is halved, for discriminants are no independent witnesses, and what one
-year more adds to it is kept within three (docs/consistency.md).
+years would compare one with one.
 
-The series are those of the ground around a pixel, not of it alone (`around`): what changes for good is larger than a
-pixel, and what makes a pixel look different from one year to another is often its own.
+There are three witnesses. The *series*: those of the ground around a pixel, not of it alone (`around`), for what
+changes for good is larger than a pixel, and what makes a pixel look different from one year to another is often its
+own. The *answers* of the classifier, all of its probabilities (`answers`): it is unsure of some places in every year,
+but where it was sure and no longer is, something happened, even if the class that it names is still the same. And the
+*lead* of the class that it names in all years together over this class's strongest rival (`leads`): of all directions
+the one in which a change would show. They are no independent witnesses, nor are discriminants: the logarithms count
+by `POWERS`, and what one year more adds is kept within bounds (docs/consistency.md).
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ from typing import Any
 import numpy as np
 
 from lcu.discriminants import add_up, directions, project
+from lcu.legend import NODATA
+from lcu.reliability import SCALE
 from lcu.years import pairs_of_years
 
 # Pixels on each side of a pixel whose series are looked at with its own.
@@ -42,7 +48,17 @@ FARTHEST = 4.0
 # Correlation that a discriminant has at most.
 MOST_CORRELATED = 0.97
 
-POWER, LIMIT = np.float32(0.5), np.float32(3.0)
+# What the logarithm of each witness counts; least and most that one year more adds to their sum.
+POWERS = {"series": np.float32(0.35), "answers": np.float32(0.15), "lead": np.float32(0.2)}
+LEAST_ADDED, MOST_ADDED = np.float32(-3.0), np.float32(6.0)
+
+# Logarithm of each written probability, in whole numbers from 1 on; those well below a hundredth are alike.
+LOGARITHM = np.log(1 + 100 * np.arange(SCALE + 1) / SCALE)
+WHOLE_LOGARITHM = (1 + np.rint(2000 * LOGARITHM)).astype(np.uint16)
+
+# The `series` and the `answers` of some pixels: uint16 [year, feature, pixel] or [year, feature, y, x]; a year in which
+# all features are 0 is missing.
+Looks = dict[str, np.ndarray]
 
 # From a median absolute deviation to the standard deviation of a normal distribution.
 NORMAL = 1.4826
@@ -50,12 +66,12 @@ NORMAL = 1.4826
 
 @dataclass(frozen=True)
 class Likeness:
-    """What is known of the discriminants of all pixels.
+    """What is known of one witness's discriminants, of all pixels.
 
     Attributes
     ----------
     centre : ndarray[year, feature], whole numbers
-        Mean series of each year.
+        Mean features of each year.
     weights : ndarray[feature, direction], float64
         See `lcu.discriminants.directions`; with `frame` [2, direction].
     middle, spread : ndarray[year, class, direction], float32
@@ -86,11 +102,11 @@ class Likeness:
         }
         return cls(**whole, **single)
 
-    def discriminants(self, series: np.ndarray) -> np.ndarray:
-        """Return discriminants float32 [year, direction, pixel] of series uint16 [year, feature, pixel]."""
+    def discriminants(self, features: np.ndarray) -> np.ndarray:
+        """Return discriminants float32 [year, direction, pixel] of features uint16 [year, feature, pixel]."""
         values = [
             project(own.T - centre, self.weights, self.frame).T
-            for own, centre in zip(series, self.centre, strict=True)
+            for own, centre in zip(features, self.centre, strict=True)
         ]
         return np.ascontiguousarray(np.stack(values))
 
@@ -144,14 +160,57 @@ def _rounded(total: np.ndarray, count: np.ndarray, known: np.ndarray) -> np.ndar
     return mean.astype(np.uint16)
 
 
-def fit(series: np.ndarray, label: np.ndarray, classes: int) -> Likeness | None:
-    """Find the discriminants, and how they correlate from year to year.
+def answers(probability: np.ndarray) -> np.ndarray:
+    """Return what a classifier says as features: logarithms in whole numbers, uint16 of that shape; 0 = missing.
 
     Parameters
     ----------
-    series : ndarray[year, feature, pixel], uint16
-        Gap-filled reflectance x 10000 of each year, as `around` returns it, time and band in one axis; pixels of all
-        kinds.
+    probability : ndarray[year, class, ...], float32
+        0..1; NaN where the year is missing. Those that are written alike are alike.
+    """
+    missing = np.isnan(probability)
+    written = np.rint(np.where(missing, 0, probability) * np.float32(SCALE)).astype(np.uint8)
+    return np.where(missing, np.uint16(0), WHOLE_LOGARITHM[written])
+
+
+def leads(said: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return which class is the likeliest in all years together, and by how much it leads in each.
+
+    Over the class, among the others, that is the likeliest in any year: the same one in all years.
+
+    Parameters
+    ----------
+    said : ndarray[year, class, pixel], uint16
+        What `answers` returns.
+
+    Returns
+    -------
+    first : ndarray[year, pixel], uint8
+        Class index, the same in all years; 255 in those that are missing.
+    lead : ndarray[year, 1, pixel], uint16
+        Difference of the logarithms + 10000; 0 in years that are missing.
+    """
+    seen = said.any(axis=1)
+    best = said.sum(axis=0, dtype=np.int64).argmax(axis=0)
+    most = said.max(axis=0)
+    np.put_along_axis(most, best[None], 0, axis=0)
+    rival = most.argmax(axis=0)
+    of_best, of_rival = (
+        np.take_along_axis(said, chosen[None, None], axis=1).astype(np.int32)
+        for chosen in (best, rival)
+    )
+    lead = np.where(seen[:, None], of_best - of_rival + 10000, 0).astype(np.uint16)
+    return np.where(seen, best, NODATA).astype(np.uint8), lead
+
+
+def fit(features: np.ndarray, label: np.ndarray, classes: int) -> Likeness | None:
+    """Find the discriminants of a witness, and how they correlate from year to year.
+
+    Parameters
+    ----------
+    features : ndarray[year, feature, pixel], uint16
+        Of pixels of all kinds: gap-filled reflectance x 10000 of each year, as `around` returns it, time and band in
+        one axis, or what `answers` or `leads` returns. 0 in all where the year is missing.
     label : ndarray[year, pixel], uint8
         Class index; 255 = none.
     classes : int
@@ -159,14 +218,13 @@ def fit(series: np.ndarray, label: np.ndarray, classes: int) -> Likeness | None:
     Returns
     -------
     Likeness or None
-        None where fewer than two classes are there, or no series differs from another.
+        None where fewer than two classes are there, or none differs from another.
     """
-    years, features, _ = series.shape
-    centre = np.rint(series.mean(axis=2, dtype=np.float64))
-    total = [
-        np.zeros(shape, np.int64) for shape in (classes, (classes, features), (features, features))
-    ]
-    for own, middle, of_year in zip(series, centre, label, strict=True):
+    years, width, _ = features.shape
+    label = np.where(features.any(axis=1), label, np.uint8(NODATA))
+    centre = np.rint(features.mean(axis=2, dtype=np.float64))
+    total = [np.zeros(shape, np.int64) for shape in (classes, (classes, width), (width, width))]
+    for own, middle, of_year in zip(features, centre, label, strict=True):
         known = of_year < classes
         for added, part in zip(
             total, add_up(own.T[known] - middle, of_year[known], classes), strict=True
@@ -180,19 +238,28 @@ def fit(series: np.ndarray, label: np.ndarray, classes: int) -> Likeness | None:
         centre, weights, frame, np.zeros(shape, np.float32), np.ones(shape, np.float32),
         np.zeros(shape[1:], np.float32),
     )  # fmt: skip
-    values = empty.discriminants(series)
+    values = empty.discriminants(features)
     for number in range(classes):
         _fit_class(empty, number, values, label == number)
     return empty
 
 
 def fit_parts(
-    gathered: Sequence[Sequence[tuple[int, np.ndarray, np.ndarray]]] | None, classes: int
-) -> Likeness | None:
-    """Do as `fit` with parts that ranks sent: (number, series, label) each, in the order of their numbers."""
+    gathered: Sequence[Sequence[tuple[int, Looks, np.ndarray]]] | None, classes: int
+) -> dict[str, Likeness]:
+    """Do as `fit` for each witness with parts that ranks sent, (number, looks, label) each, in their order.
+
+    A witness that has nothing to tell is left out.
+    """
     parts = sorted((part for sent in gathered or [] for part in sent), key=lambda part: part[0])
-    series, label = (np.concatenate([part[at] for part in parts], axis=-1) for at in (1, 2))
-    return fit(series, label, classes)
+    series, said = (
+        np.concatenate([part[1][kind] for part in parts], axis=-1) for kind in ("series", "answers")
+    )
+    label = np.concatenate([part[2] for part in parts], axis=-1)
+    first, lead = leads(said)
+    told = {"series": (series, label), "answers": (said, label), "lead": (lead, first)}
+    found = {kind: fit(*testimony, classes) for kind, testimony in told.items()}
+    return {kind: known for kind, known in found.items() if known is not None}
 
 
 def _fit_class(found: Likeness, number: int, values: np.ndarray, own: np.ndarray) -> None:
@@ -229,7 +296,7 @@ def _scaled(values: np.ndarray, middle: np.ndarray, spread: np.ndarray) -> np.nd
     return np.clip((values - middle[:, None]) / spread[:, None], -FARTHEST, FARTHEST)
 
 
-def stay(known: Likeness, series: np.ndarray, votes: np.ndarray) -> np.ndarray:
+def stay(witnesses: dict[str, Likeness], looks: Looks, votes: np.ndarray) -> np.ndarray:
     """Return what the transition of a class to itself is multiplied with, float32 [pair, y, x].
 
     For each of `lcu.years.pairs_of_years`: one number for all classes, of the mean of their logarithms, each counted by
@@ -237,17 +304,36 @@ def stay(known: Likeness, series: np.ndarray, votes: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    series : ndarray[year, feature, y, x], uint16
+    looks : dict of str to ndarray[year, feature, y, x], uint16
         As in `fit`.
     votes : ndarray[year, class, y, x], float32
         Shares of the classes in each year; 0 in all where it is missing: then 1 is returned.
     """
     years, classes, *size = votes.shape
-    values = known.discriminants(series.reshape(*series.shape[:2], -1))
     shares = votes.reshape(years, classes, -1)
-    seen = shares.any(axis=1)
     # Of the years from `first` to `last`, [first][last].
-    alike = np.zeros((years, years, values.shape[2]), np.float32)
+    alike = np.zeros((years, years, shares.shape[2]), np.float32)
+    series, said = (
+        looks[kind].reshape(*looks[kind].shape[:2], -1) for kind in ("series", "answers")
+    )
+    first, lead = leads(said)
+    of_first = (first[:, None] == np.arange(classes)[:, None]).astype(np.float32)
+    told = {"series": (series, shares), "answers": (said, shares), "lead": (lead, of_first)}
+    for kind, known in witnesses.items():
+        _add_alike(alike, known, *told[kind], POWERS[kind])
+    pairs = pairs_of_years(years)
+    factors = np.empty((len(pairs), shares.shape[2]), np.float32)
+    for factor, (start, step) in zip(factors, pairs, strict=True):
+        more = alike[start, step + 1] - alike[start, step]
+        np.exp(np.clip(more, LEAST_ADDED, MOST_ADDED), out=factor)
+    return factors.reshape(len(pairs), *size)
+
+
+def _add_alike(
+    alike: np.ndarray, known: Likeness, features: np.ndarray, shares: np.ndarray, power: np.float32
+) -> None:
+    """Add what a witness says for one place to `alike` [first, last, pixel], as all classes with votes see it."""
+    values, seen = known.discriminants(features), shares.any(axis=1)
     for number in np.flatnonzero(known.correlation.any(axis=1)):
         chosen = np.flatnonzero((shares[:, number] > LEAST_VOTE).any(axis=0))
         scaled = np.stack([
@@ -257,13 +343,7 @@ def stay(known: Likeness, series: np.ndarray, votes: np.ndarray) -> np.ndarray:
         of_class = _alike(
             scaled, seen[:, chosen], shares[:, number, chosen], known.correlation[number]
         )
-        alike[..., chosen] += of_class
-    pairs = pairs_of_years(years)
-    factors = np.empty((len(pairs), values.shape[2]), np.float32)
-    for factor, (start, step) in zip(factors, pairs, strict=True):
-        more = alike[start, step + 1] - alike[start, step]
-        np.exp(np.clip(more, -LIMIT, LIMIT), out=factor)
-    return factors.reshape(len(pairs), *size)
+        alike[..., chosen] += power * of_class
 
 
 def _alike(
@@ -291,7 +371,7 @@ def _alike(
             count, weight = count + seen[last], weight + share[last]
             mean = weight / np.maximum(count, 1).astype(np.float32)
             mean[(mean <= LEAST_VOTE) | (count < 2)] = 0
-            out[first, last] = POWER * mean * log_ratio(total, squares, count, correlation)
+            out[first, last] = mean * log_ratio(total, squares, count, correlation)
     return out
 
 

@@ -125,10 +125,11 @@ def stays(source: Source, about: dict[str, Any], given: Given) -> np.ndarray | N
 
     With the old map nothing is: 1 there.
     """
-    if not source.config.compares_years or about["likeness"] is None:
+    if not source.config.compares_years or not about["likeness"]:
         return None
-    known = Likeness.from_plain(about["likeness"])
-    held = likeness.stay(known, given.series, given.votes[source.mapped])
+    witnesses = {kind: Likeness.from_plain(known) for kind, known in about["likeness"].items()}
+    looks = {"series": given.series, "answers": likeness.answers(given.probability)}
+    held = likeness.stay(witnesses, looks, given.votes[source.mapped])
     return over_votes(held, len(source.votes_of), source.mapped)
 
 
@@ -299,8 +300,8 @@ def memory(config: Config, tiles: dict[str, Tile], ranks: int, block: int) -> in
         if config.compares_years:
             times = len(config.periods) + config.own_days * config.times
             series = 2 * times * (len(config.composite.bands) + 2 * config.own_days)
-            pairs = ALIKE_COPIES * 4 * years**2
-            decoding += (SERIES_COPIES * series + pairs) * high * wide
+            answers, pairs = 2 * years * classes, ALIKE_COPIES * 4 * years**2
+            decoding += (SERIES_COPIES * series + answers + pairs) * high * wide
         most = max(most, decoding + kept * years * (classes + 5))
     cells = -(-len(training_cells(tiles)) // ranks)
     return LIBRARIES + most + cells * years * classes * CELL**2

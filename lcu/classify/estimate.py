@@ -71,13 +71,14 @@ class Cell:
     written : ndarray, uint8
         Votes [year, vote, y, x], or probabilities [year, class, y, x] for the rule of CLC+, x 250; the quantised
         numbers are as good (docs/consistency.md).
-    series : ndarray[year, feature, pixel], uint16; pixels : ndarray[pixel]
-        Of some of its pixels, and where they are in the cell; nothing where series are not compared.
+    looks : dict of str to ndarray[year, feature, pixel], uint16; pixels : ndarray[pixel]
+        What the witnesses of `lcu.likeness` have of some of its pixels, and where these are in the cell; nothing where
+        years are not compared.
     """
 
     number: int
     written: np.ndarray
-    series: np.ndarray | None
+    looks: likeness.Looks
     pixels: np.ndarray
 
     @property
@@ -95,8 +96,12 @@ def _read_cell(source: Source, number: int, place: tuple[str, Block]) -> Cell:
         written = np.where(np.isnan(probability), np.uint8(NODATA), known)
     size = written.shape[2] * written.shape[3]
     pixels = np.random.default_rng(number).permutation(size)[: -(-PIXELS // CELLS)]
-    series = source.series(*place, pixels)[:, :, 0] if source.config.compares_years else None
-    return Cell(number, written, series, pixels)
+    looks = {}
+    if source.config.compares_years:
+        own = probability.reshape(*probability.shape[:2], -1)[..., pixels]
+        series = source.series(*place, pixels)[:, :, 0]
+        looks = {"series": series, "answers": likeness.answers(own)}
+    return Cell(number, written, looks, pixels)
 
 
 def _estimate_chain(source: Source, comm: MPI.Comm, own: list[Cell]) -> dict[str, Any]:
@@ -117,18 +122,18 @@ def _estimate_chain(source: Source, comm: MPI.Comm, own: list[Cell]) -> dict[str
 
 def _estimate_likeness(
     source: Source, comm: MPI.Comm, own: list[Cell], chain: evidence.Chain
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
     """Learn from some pixels, with the classes that the chain gives them, how alike the years of a place are."""
     rows = []
     for cell in own:
         cast = cell.votes.reshape(*cell.written.shape[:2], -1)[..., cell.pixels]
         label = evidence.decode(cast[:, :, None], chain)[source.mapped, 0]
-        rows.append((cell.number, cell.series, label))
+        rows.append((cell.number, cell.looks, label))
     classes = len(source.config.legend.classes)
     found = on_root(
         comm, "learning how alike years are", likeness.fit_parts, comm.gather(rows), classes
     )  # fmt: skip
-    return None if found is None else found.plain()
+    return {kind: known.plain() for kind, known in found.items()}
 
 
 def _estimate_limits(source: Source, comm: MPI.Comm, own: list[Cell]) -> dict[str, Any]:

@@ -70,6 +70,12 @@ class Batch:
     probability: np.ndarray
     series: np.ndarray
 
+    @property
+    def looks(self) -> likeness.Looks:
+        """What the witnesses of `lcu.likeness` have of the pixels, [year, feature, pixel]."""
+        said = likeness.answers(self.probability.transpose(1, 2, 0))
+        return {"series": self.series, "answers": said}
+
 
 def stable_samples(
     config: Config, comm: MPI.Comm, samples: Samples, first: Model, report: Any
@@ -85,7 +91,7 @@ def stable_samples(
     """
     composites = on_root(comm, "opening the composites", Composites.open, config)
     mark = store.fingerprint(
-        "stable 10", samples.fingerprint, first.fingerprint, first.about["tensors"], POOL, MORE,
+        "stable 11", samples.fingerprint, first.fingerprint, first.about["tensors"], POOL, MORE,
         config.compares_years, config.legend.transition_matrix().tolist(),
     )  # fmt: skip
     path = sampling.path_of(config.directory, NAME)
@@ -194,12 +200,13 @@ def _labels(
         parts = [cast[..., start : start + BATCH] for start in starts]
         chain = evidence.estimate(lambda: parts, years, mapped, config.legend.transition_matrix())
         found = evidence.decode(cast, chain)[mapped, 0].T
-    alike = _compared(config, comm, batches, found)
-    if alike is not None:
+    witnesses = _compared(config, comm, batches, found)
+    if witnesses:
+        own_votes = cast[mapped][:, :, 0]
         held = [
-            (one.rows, likeness.stay(alike, one.series[..., None, :], cast[mapped][..., one.rows])[:, 0].T)
+            (one.rows, likeness.stay(witnesses, one.looks, own_votes[..., one.rows]).T)
             for one in batches
-        ]  # fmt: skip
+        ]
         of_pairs = _assembled(comm, held, (len(pool), len(pairs_of_years(len(mapped)))))
         stay = over_votes(np.ascontiguousarray(of_pairs.T)[:, None], len(years), mapped)
         found = evidence.decode(cast, chain, stay)[mapped, 0].T
@@ -268,12 +275,12 @@ def votes(
 
 def _compared(
     config: Config, comm: MPI.Comm, batches: Sequence[Batch], found: np.ndarray
-) -> Likeness | None:
+) -> dict[str, Likeness]:
     """Learn how alike the years of a place are, from some batches and their class indices [pixel, year]."""
     if not config.compares_years:
-        return None
+        return {}
     few = [
-        (int(one.rows[0]), one.series, found[one.rows].T)
+        (int(one.rows[0]), one.looks, found[one.rows].T)
         for one in batches
         if one.rows[0] // BATCH < COMPARED
     ]
