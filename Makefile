@@ -35,7 +35,7 @@ test: env
 
 test-serial: env
 	@echo "== tests without mpirun"
-	@$(enter); timeout -k 5 2400 $(python) -m pytest -q
+	@$(enter); timeout -k 5 2400 $(python) -m pytest -q --durations 30
 
 test-mpi: test-mpi-1 test-mpi-2 test-mpi-3 test-mpi-4
 

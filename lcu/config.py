@@ -461,7 +461,7 @@ class Classify:
         False,
     )
     likeness: bool = key(
-        "hmm: whether series that are alike from year to year speak for a class that stays, others against it.",
+        "hmm: whether years that are alike speak for a class that stays, others against it.",
         True,
     )
     percentile: float = key(
