@@ -53,8 +53,9 @@ POWERS = {"series": np.float32(0.35), "answers": np.float32(0.15), "lead": np.fl
 LEAST_ADDED, MOST_ADDED = np.float32(-3.0), np.float32(6.0)
 
 # Logarithm of each written probability, in whole numbers from 1 on; those well below a hundredth are alike.
-LOGARITHM = np.log(1 + 100 * np.arange(SCALE + 1) / SCALE)
-WHOLE_LOGARITHM = (1 + np.rint(2000 * LOGARITHM)).astype(np.uint16)
+WHOLE_LOGARITHM = np.rint(1 + 2000 * np.log(1 + 100 * np.arange(SCALE + 1) / SCALE)).astype(
+    np.uint16
+)
 
 # The `series` and the `answers` of some pixels: uint16 [year, feature, pixel] or [year, feature, y, x]; a year in which
 # all features are 0 is missing.
