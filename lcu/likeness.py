@@ -30,7 +30,7 @@ import numpy as np
 
 from lcu.discriminants import add_up, directions, project
 from lcu.legend import NODATA
-from lcu.reliability import SCALE
+from lcu.reliability import SCALE, quantise
 from lcu.years import pairs_of_years
 
 # Pixels on each side of a pixel whose series are looked at with its own.
@@ -170,7 +170,7 @@ def answers(probability: np.ndarray) -> np.ndarray:
         0..1; NaN where the year is missing. Those that are written alike are alike.
     """
     missing = np.isnan(probability)
-    written = np.rint(np.where(missing, 0, probability) * np.float32(SCALE)).astype(np.uint8)
+    written = quantise(np.where(missing, np.float32(0), probability))
     return np.where(missing, np.uint16(0), WHOLE_LOGARITHM[written])
 
 

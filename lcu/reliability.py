@@ -1,4 +1,4 @@
-"""What a probability is worth: how often the class it is given to is right. Arithmetic only."""
+"""How a probability is written, and what it is worth: how often its class is right. Arithmetic only."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ import numpy as np
 # Probabilities as they are written: x 250.
 SCALE = 250
 BINS = 10
+
+
+def quantise(probability: np.ndarray) -> np.ndarray:
+    """Return probabilities, float32 0..1, any shape, as they are written: uint8 0..250."""
+    return np.floor(probability * np.float32(SCALE) + np.float32(0.5)).astype(np.uint8)
 
 
 def count_bins(probability: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -6,8 +6,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lcu.classify import confidence, land_cover, quantise
+from lcu.classify import confidence, land_cover
 from lcu.classify.stage import predict_cells
+from lcu.reliability import quantise
 from lcu.train.model import nearest
 from lcu.train.series import Cut
 from tests.test_train import model

@@ -1,6 +1,6 @@
 """Classify: model + composites -> yearly probabilities -> consistent maps, confidence and change."""
 
-from lcu.classify.maps import confidence, land_cover, quantise
+from lcu.classify.maps import confidence, land_cover
 from lcu.classify.stage import Maps, run
 from lcu.years import most_likely_years, posterior_of_years
 
@@ -10,6 +10,5 @@ __all__ = [
     "land_cover",
     "most_likely_years",
     "posterior_of_years",
-    "quantise",
     "run",
 ]

@@ -18,13 +18,14 @@ from lcu import deadline, evidence, likeness, store
 from lcu.classify import clcplus, smooth, unit
 from lcu.classify.ahead import ahead
 from lcu.classify.estimate import estimate, training_cells
-from lcu.classify.maps import confidence_of, quantise
+from lcu.classify.maps import confidence_of
 from lcu.classify.source import KIND, Source
 from lcu.config import Config, ConfigError, provenance
 from lcu.grid import Block, Tile, split
 from lcu.legend import NODATA, OUTSIDE, UNCHANGED, UNKNOWN
 from lcu.likeness import Likeness
 from lcu.ranks import on_root, share, together
+from lcu.reliability import quantise
 from lcu.store import (
     BEFORE,
     CELL,

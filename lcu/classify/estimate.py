@@ -13,12 +13,11 @@ from mpi4py import MPI
 
 from lcu import evidence, likeness, store
 from lcu.classify import clcplus
-from lcu.classify.maps import quantise
 from lcu.classify.source import KIND, Source
 from lcu.grid import Block, Tile
 from lcu.legend import NODATA
 from lcu.ranks import mine, on_root, together
-from lcu.reliability import SCALE
+from lcu.reliability import SCALE, quantise
 from lcu.store import CELL
 
 # Cells that the chain is estimated from, at most: a million pixels.

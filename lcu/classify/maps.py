@@ -12,11 +12,6 @@ from lcu.legend import NODATA, OUTSIDE
 from lcu.reliability import SCALE
 
 
-def quantise(probability: np.ndarray) -> np.ndarray:
-    """Return probabilities, float32 0..1, any shape, as they are written: uint8 0..250."""
-    return np.floor(probability * np.float32(SCALE) + np.float32(0.5)).astype(np.uint8)
-
-
 def land_cover(probability: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Return the class of the largest written probability; the first of the legend among equals.
 

@@ -80,7 +80,7 @@ class Source:
         )
         legend = self.config.legend
         return store.fingerprint(
-            "consistent 9", keys, old, sorted(self.marks.items()), legend.values.tolist(),
+            "consistent 10", keys, old, sorted(self.marks.items()), legend.values.tolist(),
             legend.transition_matrix().tolist(), self.config.changes,
         )  # fmt: skip
 

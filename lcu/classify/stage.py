@@ -18,13 +18,14 @@ from mpi4py import MPI
 from lcu import deadline, store
 from lcu.classify import consistency
 from lcu.classify.ahead import ahead
-from lcu.classify.maps import confidence, land_cover, quantise
+from lcu.classify.maps import confidence, land_cover
 from lcu.classify.source import KIND, Source
 from lcu.composite import Composites
 from lcu.config import Config
 from lcu.grid import Block, Tile, split
 from lcu.legend import NODATA, OUTSIDE, UNCHANGED, Legend
 from lcu.ranks import on_root, share, together
+from lcu.reliability import quantise
 from lcu.sample import patches, read_around
 from lcu.store import (
     BEFORE,

@@ -91,7 +91,7 @@ def stable_samples(
     """
     composites = on_root(comm, "opening the composites", Composites.open, config)
     mark = store.fingerprint(
-        "stable 11", samples.fingerprint, first.fingerprint, first.about["tensors"], POOL, MORE,
+        "stable 12", samples.fingerprint, first.fingerprint, first.about["tensors"], POOL, MORE,
         config.compares_years, config.legend.transition_matrix().tolist(),
     )  # fmt: skip
     path = sampling.path_of(config.directory, NAME)
