@@ -49,7 +49,7 @@ FARTHEST = 4.0
 MOST_CORRELATED = 0.97
 
 # What the logarithm of each witness counts; least and most that one year more adds to their sum.
-POWERS = {"series": np.float32(0.35), "answers": np.float32(0.15), "lead": np.float32(0.2)}
+POWERS = {"series": np.float32(0.5), "answers": np.float32(0.15), "lead": np.float32(0.1)}
 LEAST_ADDED, MOST_ADDED = np.float32(-3.0), np.float32(6.0)
 
 # Logarithm of each written probability, in whole numbers from 1 on; those well below a hundredth are alike.
